@@ -1,0 +1,45 @@
+# make demo: the main job on real images, in two minutes.   make test: every quick test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TESTS ?= tests
+WORKERS ?= 2
+
+.PHONY: demo test test-all check dist clean
+
+demo: $(VENV)/.installed
+	$(BIN)/deitkit demo
+
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS)
+
+test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m "" $(TESTS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS) \
+		--ignore tests/journeys
+
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing deitkit into $(VENV) (once)"
+	$(PIP_INSTALL) -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing what the tests need into $(VENV) (once)"
+	$(PIP_INSTALL) -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist build

@@ -1,0 +1,207 @@
+"""What the user asked for, checked against the folder it is asked of. No torch yet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deitkit.config import (
+    RunConfig,
+    build_config,
+    canonical_name,
+    flatten,
+    read_config_file,
+    settled,
+    with_values,
+)
+from deitkit.config.changes import find_changes
+from deitkit.data import check_source
+from deitkit.errors import CheckpointError, ConfigError
+
+CONFIG_FILE = "config.yaml"
+RESULT_FILE = "result.json"
+METRICS_FILE = "metrics.jsonl"
+DATA_REPORT_FILE = "data_report.json"
+BEST_FOLDER = "best"
+CHECKPOINT_FOLDER = "last"
+RUN_ENTRIES = (CONFIG_FILE, RESULT_FILE, METRICS_FILE, DATA_REPORT_FILE, BEST_FOLDER)
+PYTHON_SEQUENCE = "(python sequence)"
+
+
+@dataclass
+class Request:
+    """One call of train: its settings, its folder, and whether it goes on with a run."""
+
+    config: RunConfig
+    folder: Path
+    asked: dict[str, Any]
+    """What the user set, by dotted name; all else is default or chosen."""
+    source: Any
+    """Path of the data, or the sequence itself."""
+    resumes: bool = False
+    reasons: dict[str, str] = field(default_factory=dict)
+    identity: dict[str, str] = field(default_factory=dict)
+    """lineage and data fingerprint of a run, written when it began."""
+    notes: list[str] = field(default_factory=list)
+    forecast_s: float | None = None
+
+    def shared(self) -> dict[str, Any]:
+        """What rank 0 alone found out, for the others."""
+        names = ("asked", "resumes", "reasons", "identity", "notes")
+        return {"settings": flatten(self.config)} | {name: getattr(self, name) for name in names}
+
+    def take(self, shared: Mapping[str, Any]) -> None:
+        """Become what rank 0 shared; a sequence of images each rank has itself."""
+        self.config = build_config(shared["settings"])
+        for name in ("asked", "resumes", "reasons", "identity", "notes"):
+            setattr(self, name, shared[name])
+        if self.source is None:
+            self.source = self.config.data.path
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What a finished run wrote last."""
+        path = self.folder / RESULT_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def read_request(settings: Mapping[str, Any]) -> Request:
+    """Merge settings, file and defaults. Nothing is written; the data are not read.
+
+    Raises:
+        ConfigError: a setting that cannot be right, data or run folder that do not exist.
+    """
+    settings = {name: value for name, value in settings.items() if value is not None}
+    source = settings.get("data", settings.get("data.path"))
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        settings["data"] = PYTHON_SEQUENCE
+    settings["teacher"] = getattr(settings.get("teacher"), "folder", settings.get("teacher"))
+    file_values: dict[str, Any] = {}
+    if (config_file := settings.pop("config", None)) is not None:
+        file_values, _ = read_config_file(Path(config_file).expanduser())
+        for name in ("run.out", "run.overwrite", "run.accept_changes"):
+            file_values.pop(name, None)
+    typed = {name: value for name, value in settings.items() if value is not None}
+    config = build_config(typed, base=build_config(file_values))
+    known = flatten(config)
+    names = [*file_values, *(canonical_name(name, known) for name in typed)]
+    for name in ("data.path", "run.out", "distill.teacher", "model.init"):
+        path = known[name]
+        is_path = name in ("data.path", "run.out") or (path and Path(path).expanduser().exists())
+        if path and is_path and path != PYTHON_SEQUENCE:
+            config = with_values(config, {name: str(Path(path).expanduser().resolve())})
+    known = flatten(config)
+    folder = _run_folder(config)
+    config = with_values(config, {"run.out": str(folder)})
+    asked = {name: known[name] for name in dict.fromkeys(names)}
+    if not isinstance(source, Sequence) or isinstance(source, str):
+        source = config.data.path
+    return Request(config=config, folder=folder, asked=asked, source=source)
+
+
+def _run_folder(config: RunConfig) -> Path:
+    if config.run.out is not None:
+        return Path(config.run.out)
+    if config.data.path is None:
+        raise ConfigError(
+            "NO_DATA",
+            "train",
+            "neither data= nor out= is given",
+            "write `deitkit train data=photos/`",
+        )
+    name = "run" if config.data.path == PYTHON_SEQUENCE else Path(config.data.path).stem
+    return (Path("runs") / name).resolve()
+
+
+def meet_folder(request: Request) -> None:
+    """Decide between a new run, going on, and refusing; `overwrite` clears what was there.
+
+    Called with the folder locked.
+
+    Raises:
+        CheckpointError: CONFIG_MISMATCH with the differences listed.
+        ConfigError: there is neither a run nor data to start one.
+    """
+    path = request.folder / CONFIG_FILE
+    if request.config.run.overwrite:
+        clear(request.folder)
+    if not path.is_file():
+        if request.config.data.path is None:
+            raise ConfigError(
+                "NO_DATA",
+                request.folder,
+                "holds no run to go on with",
+                "name the images: `deitkit train data=photos/ out=...`",
+            )
+        check_data_path(request)
+        return
+    values, information = read_config_file(path)
+    frozen = build_config(values)
+    accepts = request.config.run.accept_changes
+    changes = find_changes(frozen, information["asked"], request.asked)
+    refused = [
+        change
+        for change in changes
+        if change.kind == "forbidden"
+        or (change.kind == "needs_flag" and not accepts)
+        or (change.kind == "free" and change.name == "schedule.epochs" and request.result)
+    ]
+    if refused:
+        flag = (
+            ""
+            if any(change.kind == "forbidden" for change in refused)
+            else (", run.accept_changes=true to go on with them")
+        )
+        raise CheckpointError(
+            "CONFIG_MISMATCH",
+            request.folder,
+            "this run has other settings: " + "; ".join(map(str, refused)),
+            f"choose another out={flag} or overwrite=true to start anew",
+        )
+    request.notes += [f"changed: {change}" for change in changes if change.name != "run.out"]
+    taken = {change.name: change.now for change in changes if change.name != "schedule.epochs"}
+    request.config = with_values(frozen, {**taken, "run.out": str(request.folder)})
+    epochs = [change.now for change in changes if change.name == "schedule.epochs"]
+    if epochs:
+        per_epoch = settled(frozen.schedule.steps) / settled(frozen.schedule.epochs)
+        steps = round(epochs[0] * per_epoch)
+        changed = {"schedule.epochs": epochs[0], "schedule.steps": steps}
+        request.config = with_values(request.config, changed)
+        request.notes.append("the cosine is stretched: not the run that began with these epochs")
+    request.asked = {**information["asked"], **request.asked}
+    request.reasons = dict(information["reasons"])
+    request.identity = dict(information["identity"])
+    request.resumes = True
+    if not isinstance(request.source, Sequence) or isinstance(request.source, str):
+        request.source = request.config.data.path
+    if request.result is None:
+        if request.source == PYTHON_SEQUENCE:
+            raise ConfigError(
+                "NO_DATA",
+                request.folder,
+                "this run was trained on a Python sequence",
+                "call deitkit.train(data=..., out=...) with it again",
+            )
+        check_data_path(request)
+
+
+def check_data_path(request: Request) -> None:
+    if isinstance(request.source, str):
+        check_source(request.source)
+
+
+def clear(folder: Path) -> None:
+    """Remove a run from its folder; files that are not ours stay."""
+    for name in RUN_ENTRIES:
+        entry = folder / name
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+    checkpoints = folder / CHECKPOINT_FOLDER
+    if checkpoints.is_dir():
+        shutil.rmtree(checkpoints)

@@ -1,0 +1,163 @@
+"""A trained run: what `train` returns, and what evaluate and predict start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deitkit.api.fit import Progress, fit, no_progress
+from deitkit.api.request import CONFIG_FILE, PYTHON_SEQUENCE, RESULT_FILE, read_request
+from deitkit.config import read_config_file
+from deitkit.data import DecodeFault, list_images, open_split
+from deitkit.errors import ConfigError, DeitkitError
+from deitkit.flow import Prediction
+from deitkit.runtime.strict_json import load_json
+from deitkit.runtime.threads import calm_threads
+from deitkit.training.events import Event
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from deitkit.evaluation.predictor import Evaluation, Predictor
+
+
+def train(
+    *,
+    on_event: Callable[[Event], None] = lambda event: None,
+    progress: Progress = no_progress,
+    **settings: Any,
+) -> Run:
+    """Train to the end and return the run; the same call on the same `out` goes on or is done.
+
+    `settings` are those of the command line: `data`, `out`, `model`, `teacher`, `epochs`, `budget`
+    and so on, `config` for a file, and `**{"section.field": value}` for all else. `data` may be a
+    sequence of (image, label), `teacher` a Run.
+
+    Raises:
+        DeitkitError: as `fit`.
+    """
+    request = read_request(settings)
+    for event in fit(progress=progress, **settings):
+        on_event(event)
+    return Run(request.folder)
+
+
+def open_run(folder: str | Path) -> Run:
+    """A run or bundle folder that is already there.
+
+    Raises:
+        ConfigError: NO_RUN, the folder does not exist.
+    """
+    path = Path(folder).expanduser()
+    if not path.exists():
+        raise ConfigError(
+            "NO_RUN", path, "does not exist", "name a run folder, as in `deitkit predict runs/x`"
+        )
+    return Run(path.resolve())
+
+
+class Run:
+    """A run folder, or a bundle folder alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The best bundle's model, loaded once, on the best device here."""
+        calm_threads()
+        from deitkit.artifacts.bundle import load_bundle
+        from deitkit.evaluation.predictor import Predictor
+        from deitkit.runtime.device import pick_device
+
+        return Predictor(load_bundle(self.folder), device=pick_device("auto"))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.predictor.bundle.class_names)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the finished run wrote last: validation accuracy, parameters, seconds."""
+        path = self.folder / RESULT_FILE
+        return load_json(path.read_bytes(), path) if path.is_file() else None
+
+    def evaluate(
+        self, data: Any = None, *, split: str | None = None, progress: Progress = no_progress
+    ) -> Evaluation:
+        """Metrics on labelled images: `data`, or what the run was trained on (test, else val).
+
+        Raises:
+            DataError: the images cannot be read, or have classes the run does not know.
+        """
+        source = self._own_data() if data is None else data
+        images = open_split(
+            source,
+            split=split,
+            class_names=self.class_names,
+            decode=self.predictor.decode_policy,
+            progress=lambda done, total: progress("reading images", done, total),
+        )
+        return self.predictor.evaluate(
+            images,
+            source=images.name if data is not None else f"{source} ({images.name})",
+            progress=lambda done, total: progress("evaluating", done, total),
+        )
+
+    def predict(self, pictures: Any, *, progress: Progress = no_progress) -> list[Prediction]:
+        """Classes of pictures: paths, folders, PIL images or arrays, one or many."""
+        return [prediction for prediction, _ in self.predict_iter(pictures, progress=progress)]
+
+    def predict_iter(
+        self,
+        pictures: Any,
+        *,
+        embeddings: bool = False,
+        on_bad: Callable[[str, Exception], None] | None = None,
+        progress: Progress = no_progress,
+    ) -> Iterator[tuple[Prediction, np.ndarray | None]]:
+        """As `predict`, one at a time, with the vector before the head [D] if asked.
+
+        A picture that cannot be read is told to `on_bad` and left out; without it, it raises.
+        """
+        found = list(list_images(_as_list(pictures), decode=self.predictor.decode_policy))
+
+        def loaded() -> Iterator[tuple[str, np.ndarray]]:
+            for done, (name, load) in enumerate(found):
+                try:
+                    picture = load()
+                except (DeitkitError, DecodeFault) as error:
+                    if on_bad is None:
+                        raise
+                    on_bad(name, error)
+                    continue
+                yield name, picture
+                progress("predicting", done + 1, len(found))
+
+        return self.predictor.predict(loaded(), embeddings=embeddings)
+
+    def _own_data(self) -> str:
+        path = self.folder / CONFIG_FILE
+        values, _ = read_config_file(path) if path.is_file() else ({}, {})
+        source = values.get("data.path")
+        if source is None or source == PYTHON_SEQUENCE:
+            raise ConfigError(
+                "NO_DATA",
+                self.folder,
+                "does not say what it was trained on",
+                "give data=photos/test",
+            )
+        return str(source)
+
+
+def _as_list(pictures: Any) -> list[Any]:
+    if isinstance(pictures, str | Path) or not isinstance(pictures, Iterable):
+        return [pictures]
+    if hasattr(pictures, "ndim"):
+        return [pictures]
+    return list(pictures)

@@ -1,0 +1,97 @@
+"""deitkit predict"""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deitkit.errors import DataError, DeitkitError
+
+SHOWN_CLASSES = 3
+
+
+def predict(run: str, *images: str, json: bool = False, embeddings: str | None = None) -> int:
+    """Name the class of pictures, with probabilities.
+
+    deitkit predict runs/flowers new/*.jpg folder/
+    deitkit predict runs/flowers cat.jpg --json
+
+    Parameters
+    ----------
+    run
+        A run folder, or the bundle in it.
+    images
+        Pictures, or folders of them.
+    json
+        Print one JSON list: source, class, probability, probabilities by class.
+    embeddings
+        Also write the vectors before the head to this .npy file, a row a picture.
+    """
+    from deitkit.api import open_run
+    from deitkit.reporting.console import TrainingConsole
+
+    if not images:
+        raise DataError("NO_IMAGES", "predict", "no picture is named", "add files or folders")
+    console = TrainingConsole()
+    bad: list[tuple[str, str]] = []
+    opened = open_run(run)
+    names = opened.class_names
+    rows: list[dict[str, Any]] = []
+    vectors: list[np.ndarray] = []
+    try:
+        predictions = opened.predict_iter(
+            list(images),
+            embeddings=embeddings is not None,
+            progress=console.progress,
+            on_bad=lambda source, error: bad.append((source, _reason(error))),
+        )
+        for prediction, vector in predictions:
+            ordered = prediction.probabilities.argsort()[::-1]
+            rows.append(
+                {
+                    "source": prediction.source,
+                    "class": prediction.class_name,
+                    "probability": prediction.probability,
+                    "probabilities": {
+                        names[k]: float(prediction.probabilities[k]) for k in ordered
+                    },
+                }
+            )
+            if vector is not None:
+                vectors.append(vector)
+    finally:
+        console.close()
+    for source, reason in bad:
+        print(f"deitkit: left out {source}: {reason}", file=sys.stderr)
+    if json:
+        failed = [{"source": source, "error": reason} for source, reason in bad]
+        print(json_module.dumps([*rows, *failed], indent=1))
+    else:
+        for row in rows:
+            shown = list(row["probabilities"].items())[:SHOWN_CLASSES]
+            print(row["source"] + "\t" + "  ".join(f"{name} {100 * p:.1f} %" for name, p in shown))
+    if embeddings is not None and vectors:
+        _write_vectors(Path(embeddings).expanduser(), vectors)
+    if bad and not rows:
+        raise DataError(
+            "NO_IMAGES", images[0], "none of the pictures can be read", "see the reasons above"
+        )
+    return 0
+
+
+def _reason(error: Exception) -> str:
+    return error.why if isinstance(error, DeitkitError) else str(error)
+
+
+def _write_vectors(path: Path, vectors: list[np.ndarray]) -> None:
+    import io
+
+    from deitkit.runtime.durable import write_file
+
+    stream = io.BytesIO()
+    np.save(stream, np.stack(vectors), allow_pickle=False)
+    write_file(path, stream.getvalue())

@@ -1,0 +1,109 @@
+"""deitkit train"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+from deitkit.config import SHORT_NAMES
+from deitkit.config.help import settings_help
+from deitkit.errors import ConfigError
+
+
+def train(
+    *settings: str,
+    data: str | None = None,
+    out: str | None = None,
+    model: str | None = None,
+    teacher: str | None = None,
+    init: str | None = None,
+    epochs: str | None = None,
+    budget: str | None = None,
+    batch_size: str | None = None,
+    image_size: str | None = None,
+    lr: str | None = None,
+    seed: str | None = None,
+    workers: str | None = None,
+    ranks: str | None = None,
+    device: str | None = None,
+    overwrite: bool | None = None,
+    config: str | None = None,
+) -> int:
+    given = {name: value for name, value in locals().items() if name != "settings"}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    values |= _pairs(settings)
+    ranks_wanted = int(ranks) if ranks is not None and ranks.isdecimal() else 1
+    if ranks_wanted > 1 and "WORLD_SIZE" not in os.environ:
+        return _launch(ranks_wanted)
+
+    from deitkit.api import fit
+    from deitkit.reporting.console import TrainingConsole
+
+    console = TrainingConsole(enabled=os.environ.get("RANK", "0") == "0")
+    try:
+        for event in fit(progress=console.progress, **values):
+            console.show(event)
+    finally:
+        console.close()
+    return 0
+
+
+def _describe() -> str:
+    """The help text: what train does, and the settings as the schema explains them."""
+    explained = settings_help()
+    lines = [
+        "Train a classifier on images; the same command again goes on where it stopped.",
+        "",
+        "deitkit train data=photos/                    everything chosen for you, 30 minutes",
+        "deitkit train data=photos/ budget=2h          with more time",
+        "deitkit train data=photos/ model=small_cnn out=runs/teacher",
+        "deitkit train data=photos/ teacher=runs/teacher out=runs/student",
+        "deitkit train out=runs/student                goes on",
+        "",
+        "photos/ holds train/ and val/ (and test/), or one folder a class; a CSV with path and",
+        "label, or Parquet, works too. All other settings: `deitkit settings`.",
+        "",
+        "Parameters",
+        "----------",
+        "settings",
+        "    Any other setting as section.field=value, for example distill.kind=hard.",
+    ]
+    for short, full in SHORT_NAMES.items():
+        text = explained[full].text.replace(f" Short: {short}.", "")
+        lines += [short, f"    {text}"]
+    lines += ["config", "    A YAML file of settings; what is given here comes before it."]
+    return "\n".join(lines)
+
+
+train.__doc__ = _describe()
+
+
+def _pairs(settings: tuple[str, ...]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for setting in settings:
+        name, sign, value = setting.partition("=")
+        if not sign:
+            raise ConfigError(
+                "USAGE", setting, "is no setting", "write name=value, for example data=photos/"
+            )
+        if name in values:
+            raise ConfigError("TWICE", name, "is set twice", "give it once")
+        values[name] = value
+    return values
+
+
+def _launch(ranks: int) -> int:
+    """The same command once a rank, through torch's own launcher."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        "-m",
+        "deitkit",
+        *sys.argv[1:],
+    ]
+    return subprocess.run(command, check=False).returncode

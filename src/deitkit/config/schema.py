@@ -1,0 +1,227 @@
+"""Every setting of a run, its default and its meaning. Field docstrings feed `--help`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+Auto = Literal["auto"]
+AUTO: Auto = "auto"
+
+Value = TypeVar("Value")
+
+
+def settled(value: Value | Auto) -> Value:
+    """The value of a setting that is no longer "auto"."""
+    assert value != AUTO, "this setting is read before it is decided"
+    return value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The images and how they become pixels."""
+
+    path: str | None = None
+    """Folder of class folders, a folder with train/ and val/, a CSV, or Parquet. Short: data."""
+    image_size: int | tuple[int, int] | Auto = AUTO
+    """Pixels a side the student sees; a pair is height,width. Short: image_size."""
+    resize: Literal["auto", "shorter", "squash"] = AUTO
+    """For evaluation: 'shorter' keeps the aspect and crops the centre, 'squash' keeps all."""
+    crop_ratio: float | Auto = AUTO
+    """Share of the resized short side that the centre crop of 'shorter' keeps."""
+    channels: int = 3
+    """1 reads every picture as greyscale, 3 as colour; other counts come from Python arrays."""
+    mean: tuple[float, ...] | Auto = AUTO
+    """Mean of each channel, 0 to 1, taken away before the model. auto: of the training images."""
+    std: tuple[float, ...] | Auto = AUTO
+    """Standard deviation of each channel, 0 to 1, divided by. auto: of the training images."""
+    val_fraction: float = 0.1
+    """Share of the training images kept for validation where the data has no val split."""
+    bad_images: Literal["skip", "fail"] = "skip"
+    """What an unreadable image does: it is left out and listed, or it stops the run."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """Colour put under transparent pixels."""
+    max_pixels: int = 50_000_000
+    """Larger images are left out, judged by their header, before they are decoded."""
+    min_side: int = 8
+    """Images with a smaller side, in pixels, are left out."""
+    fail_on_leak: bool = False
+    """Stop when the same picture is in training and validation; otherwise it is a warning."""
+    allow_empty_class: bool = False
+    """Keep the place of a class folder without a usable image."""
+    image_cache: Literal["auto", "memory", "off"] = AUTO
+    """Decoded images kept in memory: 'auto' where they fill at most a quarter of what is free."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The student. Empty fields keep what the name says."""
+
+    name: str = AUTO
+    """One of `deitkit.list_models()`, for example deit_tiny_distilled_patch16_224. Short: model."""
+    init: str = AUTO
+    """Where the weights start: scratch, a run or bundle folder. Short: init."""
+    patch_size: int | None = None
+    """Pixels a side of one patch."""
+    embed_dim: int | None = None
+    """Width of a token."""
+    depth: int | None = None
+    """Number of transformer blocks."""
+    num_heads: int | None = None
+    """Attention heads; they divide the width."""
+    mlp_ratio: float | None = None
+    """Hidden width of the MLP over the width of a token."""
+    qkv_bias: bool | None = None
+    """Whether queries, keys and values have a bias."""
+    attn_drop: float | None = None
+    """Dropout on attention weights."""
+    proj_drop: float | None = None
+    """Dropout after attention and MLP projections."""
+    pos_drop: float | None = None
+    """Dropout after the position embedding."""
+    drop_path: float | None = None
+    """Stochastic depth: chance that the last block is skipped for an image. The paper: 0.1."""
+    layer_scale: float | None = None
+    """Start value of LayerScale; none leaves it out."""
+    weight_init: Literal["trunc_normal", "kaiming", "constant"] | None = None
+    """How weights of a new model are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewsConfig:
+    """What chance does to a training picture. One view is drawn per picture and epoch."""
+
+    crop: Literal["auto", "random_resized", "padded", "none"] = AUTO
+    """random_resized for photographs; padded shifts small images by a few pixels."""
+    scale: tuple[float, float] | Auto = AUTO
+    """Share of the picture's area a random resized crop covers, least and most. Paper: 0.08,1."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Aspect ratio of a random resized crop, least and most."""
+    padding: float = 0.125
+    """A padded crop moves by up to this share of each side: 4 pixels of 32."""
+    flip: float | Auto = AUTO
+    """Chance of a left-right flip; 0 where mirroring would change the label, as in digits."""
+    mixup: float | Auto = AUTO
+    """Mixup's Beta parameter, 0 for none. The paper: 0.8."""
+    cutmix: float | Auto = AUTO
+    """CutMix's Beta parameter, 0 for none. The paper: 1."""
+    mix_prob: float = 1.0
+    """Chance that a pair of pictures is mixed at all."""
+    switch_prob: float = 0.5
+    """Chance of CutMix rather than Mixup where both are on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillConfig:
+    """How the student learns from the teacher."""
+
+    teacher: str | None = None
+    """A run or bundle folder. Without a teacher the student learns from labels. Short: teacher."""
+    kind: Literal["auto", "soft", "hard", "none"] = AUTO
+    """soft: the teacher's probabilities; hard: its first choice (the paper); none."""
+    weight: float | Auto = AUTO
+    """Share of the teacher in the loss, 0 to 1. The paper: 0.5 for hard, 0.1 for soft."""
+    temperature: float = 3.0
+    """Softmax temperature, above 0; only the soft kind reads it. The paper's tau."""
+    reduction: Literal["batchmean", "numel"] = "batchmean"
+    """numel divides by images times classes, as the authors' code does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW and its batch."""
+
+    batch_size: int | Auto = AUTO
+    """Images in one optimisation step, over all ranks. Short: batch_size."""
+    device_batch_size: int | Auto = AUTO
+    """Images on a device at once; smaller than its share means gradients are accumulated."""
+    lr: float | Auto = AUTO
+    """Learning rate at a batch of 512; it is scaled by batch_size / 512. Short: lr."""
+    min_lr: float | Auto = AUTO
+    """Learning rate at the end of the cosine, at the batch in use."""
+    warmup: float | Auto = AUTO
+    """Share of the steps over which the learning rate rises."""
+    warmup_lr: float = 1e-6
+    """Learning rate of the first step, at the batch in use."""
+    weight_decay: float = 0.05
+    """AdamW's decay of weight matrices; biases, norms, tokens and positions have none."""
+    beta1: float = 0.9
+    """AdamW's decay of the first moment."""
+    beta2: float = 0.999
+    """AdamW's decay of the second moment."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    clip_norm: float | None = 1.0
+    """Largest norm of the gradient; none does not clip. The paper does not."""
+    label_smoothing: float = 0.1
+    """Share of the target spread over all classes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """How long to train."""
+
+    epochs: int | Auto = AUTO
+    """Passes over the training images. Short: epochs."""
+    budget: str | Auto = AUTO
+    """Time for the whole command: 90s, 30m, 2h. auto: at most 30 minutes. Short: budget."""
+    steps: int | Auto = AUTO
+    """Optimisation steps; fixed before the first one and never changed after."""
+    eval_interval: int | Auto = AUTO
+    """Steps between two evaluations on the validation images."""
+    checkpoint_interval: int | Auto = AUTO
+    """Steps between two checkpoints; what a power cut costs at most."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmaConfig:
+    """A running average of the weights, evaluated beside them."""
+
+    half_life: float = 0.02
+    """After this share of the run an old weight counts half; 0 keeps no average."""
+    decay: float | None = None
+    """A literal decay per step instead: 0.99996 in the authors' code."""
+    warmup: bool = True
+    """Let the average follow quickly at the start, so that it forgets the first weights."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSection:
+    """The machine, the folder and chance."""
+
+    out: str | None = None
+    """Folder of the run; the same command on it goes on where it stopped. Short: out."""
+    seed: int = 0
+    """Sets view_seed and weight_seed. Short: seed."""
+    view_seed: int | None = None
+    """Chance in the data: order, crops, mixing. None: seed."""
+    weight_seed: int | None = None
+    """Chance in the model: first weights, dropped paths. None: seed."""
+    workers: int | Auto = AUTO
+    """Processes that decode and render images; 0 does it in the training process."""
+    ranks: int | Auto = AUTO
+    """Processes that compute; above 1 starts them on this machine, as torchrun would."""
+    device: str = AUTO
+    """auto takes CUDA, then Apple's MPS, then the CPU. Short: device."""
+    overwrite: bool = False
+    """Start anew in a folder that holds a run. Short: overwrite."""
+    accept_changes: bool = False
+    """Go on with a run under other settings; it is then no longer the run of its first command."""
+    require_exact: bool = False
+    """Refuse to go on where the result could differ from an uninterrupted run."""
+    log_interval: int = 10
+    """Steps between two lines in metrics.jsonl."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """A run, whole. `section.field=value` on the command line, the same nesting in a file."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    run: RunSection = field(default_factory=RunSection)

@@ -1,0 +1,32 @@
+"""Folders, tables, shards and Python sequences -> records -> decoded uint8 images. No torch.
+
+`open_dataset` for training, `open_split` for evaluation, `list_images` for prediction; they
+share one decoder, `decode`.
+"""
+
+from deitkit.data.containers import EXTENSIONS
+from deitkit.data.dataset import Dataset, open_dataset, open_split
+from deitkit.data.decoding import DecodePolicy, decode, decode_array
+from deitkit.data.display import printable
+from deitkit.data.faults import REASONS, DecodeFault
+from deitkit.data.image_set import ImageSet
+from deitkit.data.listing import list_images
+from deitkit.data.report import DataReport
+from deitkit.data.sources import check_source
+
+__all__ = [
+    "EXTENSIONS",
+    "REASONS",
+    "DataReport",
+    "Dataset",
+    "DecodeFault",
+    "DecodePolicy",
+    "ImageSet",
+    "check_source",
+    "decode",
+    "decode_array",
+    "list_images",
+    "open_dataset",
+    "open_split",
+    "printable",
+]

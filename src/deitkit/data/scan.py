@@ -1,0 +1,173 @@
+"""Every picture of a split is read and decoded once, in full, before anything else happens."""
+
+# Shapes: M rows of the listing, N usable images.
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from deitkit.data.decoding import Decoded, DecodePolicy, decode_array, decode_with_facts
+from deitkit.data.display import printable
+from deitkit.data.faults import DecodeFault, Skips
+from deitkit.data.memory import PixelKeeper, Pixels
+from deitkit.data.pixels import is_grey
+from deitkit.data.stores import Raw, RecordStore
+from deitkit.data.threads import map_rows, num_decode_threads
+from deitkit.errors import DataError
+
+DIGEST_BYTES = 16
+TINY_SIDE = 8
+"""An accepted picture with a shorter side, in pixels, is counted as tiny."""
+
+Progress = Callable[[int, int | None], None]
+BadImages = Literal["skip", "fail"]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is worth telling about the usable pictures of a split."""
+
+    extension_mismatch: int = 0
+    animated: int = 0
+    tiny: int = 0
+    greyscale: int = 0
+
+    def add(self, other: Tally) -> None:
+        self.extension_mismatch += other.extension_mismatch
+        self.animated += other.animated
+        self.tiny += other.tiny
+        self.greyscale += other.greyscale
+
+
+@dataclass(slots=True)
+class Scan:
+    """The usable rows of a listing, as columns."""
+
+    rows: np.ndarray
+    """int64 [N], which of the M rows these are."""
+    digests: np.ndarray
+    """uint8 [N, 16], BLAKE2b of the encoded bytes, or of shape and pixels of Python pictures."""
+    sizes: np.ndarray
+    """int32 [N, 2], height and width, upright."""
+    pixels: Pixels | None
+    tally: Tally = field(default_factory=Tally)
+    skipped: Skips = field(default_factory=Skips)
+
+
+class _Looked(NamedTuple):
+    """One row after its decode: a fault, or facts and perhaps pixels."""
+
+    fault: DecodeFault | None
+    digest: bytes = b""
+    height: int = 0
+    width: int = 0
+    file_format: str = ""
+    animated: bool = False
+    grey: bool = False
+    pixels_HWC: np.ndarray | None = None
+
+
+def decode_raw(raw: Raw, policy: DecodePolicy, subject: str) -> Decoded:
+    """Decode what a store returns, whichever kind it is."""
+    if isinstance(raw, bytes):
+        return decode_with_facts(raw, policy)
+    pixels_HWC = decode_array(raw, policy, subject=subject)
+    if isinstance(raw, Image.Image):
+        return Decoded(pixels_HWC, "", False, is_grey(raw))
+    return Decoded(pixels_HWC, "", False, raw.ndim == 2 or raw.shape[2] == 1)
+
+
+def scan_store(
+    store: RecordStore,
+    policy: DecodePolicy,
+    *,
+    bad_images: BadImages,
+    keep_bytes: int = 0,
+    progress: Progress | None = None,
+    num_threads: int | None = None,
+) -> Scan:
+    """Decode all rows; bad ones are listed by reason, or raise DataError BAD_IMAGE on "fail".
+
+    Decoded pictures are kept when all of them fit into `keep_bytes`. `progress(done, total)` is
+    called from this thread. An interrupt ends the scan within one picture.
+    """
+    keeper = PixelKeeper(len(store), keep_bytes)
+    threads = (num_threads or num_decode_threads()) if store.parallel else 1
+    scan = Scan(np.empty(0, np.int64), np.empty((0, DIGEST_BYTES), np.uint8), np.empty(0), None)
+    rows: list[int] = []
+    digests, sizes = bytearray(), np.empty((len(store), 2), np.int32)
+    looked_at = map_rows(
+        lambda row: _look(store, row, policy, keeper), len(store), num_threads=threads
+    )
+    with warnings.catch_warnings(), closing(looked_at):
+        # Pillow's remarks on odd files; what matters of them is in the counts.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for row, looked in enumerate(looked_at):
+            if looked.fault is None:
+                sizes[len(rows)] = looked.height, looked.width
+                rows.append(row)
+                digests += looked.digest
+                _count(scan.tally, looked, store.promised_format(row))
+                keeper.add(looked.pixels_HWC)
+            elif bad_images == "fail":
+                raise DataError(
+                    "BAD_IMAGE",
+                    printable(store.describe(row)),
+                    str(looked.fault),
+                    "remove or replace it, or set bad_images to skip",
+                )
+            else:
+                scan.skipped.add(looked.fault.reason, store.describe(row), looked.fault.detail)
+            if progress is not None:
+                progress(row + 1, len(store))
+    scan.rows = np.array(rows, np.int64)
+    scan.digests = np.frombuffer(bytes(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+    scan.sizes = sizes[: len(rows)].copy()
+    scan.pixels = keeper.kept()
+    return scan
+
+
+def _look(store: RecordStore, row: int, policy: DecodePolicy, keeper: PixelKeeper) -> _Looked:
+    try:
+        raw = store.read(row)
+        decoded = decode_raw(raw, policy, store.describe(row) if not store.parallel else "")
+    except DecodeFault as fault:
+        return _Looked(fault)
+    pixels_HWC = decoded.pixels_HWC
+    keep = keeper.open and keeper.reserve(pixels_HWC.nbytes)
+    return _Looked(
+        None,
+        digest_of(raw, pixels_HWC),
+        pixels_HWC.shape[0],
+        pixels_HWC.shape[1],
+        decoded.file_format,
+        decoded.animated,
+        decoded.grey,
+        pixels_HWC if keep else None,
+    )
+
+
+def digest_of(raw: Raw, pixels_HWC: np.ndarray) -> bytes:
+    """128 bits that name the content, wherever it is stored and however it is called."""
+    if isinstance(raw, bytes):
+        return hashlib.blake2b(raw, digest_size=DIGEST_BYTES).digest()
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    digest.update(f"uint8 {pixels_HWC.shape}".encode())
+    digest.update(np.ascontiguousarray(pixels_HWC).data)
+    return digest.digest()
+
+
+def _count(tally: Tally, looked: _Looked, promised: str | None) -> None:
+    tally.animated += looked.animated
+    tally.greyscale += looked.grey
+    tally.tiny += min(looked.height, looked.width) < TINY_SIDE
+    tally.extension_mismatch += promised is not None and promised != looked.file_format

@@ -1,0 +1,64 @@
+"""What rooms hand each other. Torch is named for types only, so this costs nothing to import."""
+
+# Shapes: B images, C channels, H height, W width, K classes.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from deitkit.augmentation.views import Views
+
+
+class StudentOutput(NamedTuple):
+    """What every model returns, in training or not. `dist_logits` is None without that token."""
+
+    cls_logits: Tensor
+    """[B, K] of the class token's head."""
+    dist_logits: Tensor | None
+    """[B, K] of the distillation token's head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One rank's share of one optimisation step, before mixing. Pairs (2k, 2k + 1) are whole."""
+
+    images_BCHW: Tensor
+    """uint8, rendered at the student's size."""
+    teacher_images_BCHW: Tensor | None
+    """uint8, the same views rendered at the teacher's own size; None: it reads the student's."""
+    labels_B: Tensor
+    """int64 class indices."""
+    views: Views
+    """The draws these images were rendered with; mixing still reads them."""
+    epoch: int
+    first: int
+    """Position of this share's first image inside the step's global batch."""
+    global_size: int
+    """Images in the step over all ranks."""
+
+    def __len__(self) -> int:
+        return int(self.labels_B.shape[0])
+
+
+class LossTerms(NamedTuple):
+    """Each is a scalar tensor, a mean over images."""
+
+    total: Tensor
+    label: Tensor
+    distill: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of one image."""
+
+    source: str
+    class_name: str
+    probability: float
+    probabilities: np.ndarray
+    """[K] float32, in the order of the bundle's class names."""

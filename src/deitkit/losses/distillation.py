@@ -1,0 +1,51 @@
+"""How far the student is from its teacher."""
+
+# Shapes: B images, K classes.
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from deitkit.losses.targets import at_least_float32, divisor
+
+REDUCTIONS = ("batchmean", "numel")
+
+
+def soft_distillation(
+    student_logits_BK: Tensor,
+    teacher_logits_BK: Tensor,
+    *,
+    temperature: float,
+    reduction: str = "batchmean",
+    normalizer: float | None = None,
+) -> Tensor:
+    """Match the teacher: tau^2 KL(softmax(Z_t / tau) || softmax(Z_s / tau)), mean over images.
+
+    Teacher term of the soft objective, Touvron et al. 2021, arXiv:2012.12877, equation 2.
+    Deviation: the authors' code divides by B * K, which weakens the term as classes grow; we follow
+    the equation (B). `reduction="numel"` reproduces their code. `normalizer` replaces B.
+    No gradient reaches the teacher.
+    """
+    assert temperature > 0
+    assert reduction in REDUCTIONS
+    student_BK = F.log_softmax(at_least_float32(student_logits_BK) / temperature, dim=1)
+    teacher_BK = F.log_softmax(at_least_float32(teacher_logits_BK.detach()) / temperature, dim=1)
+    kl = F.kl_div(student_BK, teacher_BK, reduction="sum", log_target=True)
+    num_terms = divisor(student_logits_BK, normalizer)
+    if reduction == "numel":
+        num_terms *= student_logits_BK.shape[1]
+    return kl * temperature**2 / num_terms
+
+
+def hard_distillation(
+    student_logits_BK: Tensor, teacher_logits_BK: Tensor, *, normalizer: float | None = None
+) -> Tensor:
+    """Cross entropy with the teacher's decision argmax_k Z_t(k), not smoothed, mean over images.
+
+    Teacher term of the hard objective, Touvron et al. 2021, arXiv:2012.12877, equation 3.
+    `normalizer` replaces B as the divisor. No gradient reaches the teacher.
+    """
+    decisions_B = teacher_logits_BK.detach().argmax(dim=1)
+    loss = F.cross_entropy(at_least_float32(student_logits_BK), decisions_B, reduction="sum")
+    return loss / divisor(student_logits_BK, normalizer)

@@ -1,0 +1,94 @@
+"""The number that training makes small: labels and teacher together."""
+
+# Shapes: B images, K classes.
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from deitkit.errors import ConfigError
+from deitkit.flow import LossTerms, StudentOutput
+from deitkit.losses.distillation import REDUCTIONS
+from deitkit.losses.registry import DISTILL_KINDS
+from deitkit.losses.targets import soft_cross_entropy
+
+
+class DistillationLoss:
+    """total = (1 - weight) * label + weight * distill.
+
+    Touvron et al. 2021, arXiv:2012.12877, equations 2 and 3: the label term reads the class head,
+    the teacher term the distillation head; a model without that head has both on the class head
+    (the "usual" distillation of the paper's table 3).
+
+    With kind "none" there is no teacher term, `weight` and `temperature` are not read, and total is
+    the label term. A distillation head is then trained on the labels with the same weight as the
+    class head, label = (CE(cls) + CE(dist)) / 2: predictions fuse both heads, and an untrained one
+    would be noise in them.
+
+    Raises:
+        ConfigError: DISTILL for a setting that cannot be.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        weight: float = 0.5,
+        temperature: float = 3.0,
+        reduction: str = "batchmean",
+    ) -> None:
+        if kind not in DISTILL_KINDS:
+            kinds = " or ".join(DISTILL_KINDS)
+            raise ConfigError("DISTILL", "kind", f"{kind!r} is not known", f"choose {kinds}")
+        if reduction not in REDUCTIONS:
+            choices = " or ".join(REDUCTIONS)
+            raise ConfigError(
+                "DISTILL", "reduction", f"{reduction!r} is not known", f"choose {choices}"
+            )
+        if not 0.0 <= weight <= 1.0:
+            raise ConfigError("DISTILL", "weight", f"{weight} is not in 0 to 1", "choose 0.5")
+        if not 0.0 < temperature < math.inf:
+            raise ConfigError("DISTILL", "temperature", f"{temperature} is not above 0", "choose 3")
+        self.kind = kind
+        self.weight = weight
+        self._teacher_term = DISTILL_KINDS[kind](temperature=temperature, reduction=reduction)
+
+    def __call__(
+        self,
+        output: StudentOutput,
+        targets_BK: Tensor,
+        teacher_logits_BK: Tensor | None,
+        *,
+        normalizer: float | None = None,
+    ) -> LossTerms:
+        """The terms as scalars. `normalizer` is the number of images of the whole step, default B.
+
+        Raises:
+            ConfigError: DISTILL when the kind needs a teacher and got none; TEACHER_CLASSES when
+                its logits are of other classes.
+        """
+        label = soft_cross_entropy(output.cls_logits, targets_BK, normalizer=normalizer)
+        if self._teacher_term is None:
+            if output.dist_logits is not None:
+                second = soft_cross_entropy(output.dist_logits, targets_BK, normalizer=normalizer)
+                label = (label + second) / 2
+            return LossTerms(total=label, label=label, distill=torch.zeros_like(label))
+        student_BK = output.cls_logits if output.dist_logits is None else output.dist_logits
+        if teacher_logits_BK is None:
+            raise ConfigError(
+                "DISTILL", "kind", f"{self.kind!r} needs a teacher", "give teacher= or kind none"
+            )
+        if teacher_logits_BK.shape != student_BK.shape:
+            raise ConfigError(
+                "TEACHER_CLASSES",
+                "teacher",
+                f"its logits are {list(teacher_logits_BK.shape)}, the student's are "
+                f"{list(student_BK.shape)} (images, classes)",
+                "use a teacher of the same classes",
+            )
+        distill = self._teacher_term(student_BK, teacher_logits_BK, normalizer=normalizer)
+        total = (1.0 - self.weight) * label + self.weight * distill
+        return LossTerms(total=total, label=label, distill=distill)

@@ -1,0 +1,31 @@
+"""Images -> logits: the DeiT family, convolutional teachers, weights in."""
+
+from deitkit.models.base import ImageModel
+from deitkit.models.deit import DeiT
+from deitkit.models.factory import create_model, list_models, model_names_like
+from deitkit.models.name_facts import NameFacts, name_facts
+from deitkit.models.noise import ModelNoise
+from deitkit.models.pos_embed import resize_pos_embed
+from deitkit.models.regnet import RegNet
+from deitkit.models.small_cnn import SmallCNN
+from deitkit.models.summary import ModelCost, model_cost, summary_table
+from deitkit.models.weights import WeightReport, load_weights
+
+__all__ = [
+    "DeiT",
+    "ImageModel",
+    "ModelCost",
+    "ModelNoise",
+    "NameFacts",
+    "RegNet",
+    "SmallCNN",
+    "WeightReport",
+    "create_model",
+    "list_models",
+    "load_weights",
+    "model_cost",
+    "model_names_like",
+    "name_facts",
+    "resize_pos_embed",
+    "summary_table",
+]

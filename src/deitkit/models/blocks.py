@@ -1,0 +1,181 @@
+"""The transformer block: attention and a two-layer perceptron, each added to what it read."""
+
+# Shapes: B images, C channels, H height, W width, N tokens, D width, A heads, E = D / A.
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deitkit.models.noise import ModelNoise, drop
+
+
+class PatchEmbed(nn.Module):
+    """Cut the image into square patches and project each to one token: a strided convolution."""
+
+    def __init__(self, *, in_channels: int, embed_dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, stride=patch_size)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """[B, N, D], patches row by row."""
+        return self.proj(images_BCHW).flatten(2).transpose(1, 2)
+
+
+def attention_weights(q_BANE: Tensor, k_BANE: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(E)) [B, A, N, N]: each row says where one token looks, and sums to 1.
+
+    Vaswani et al. 2017, arXiv:1706.03762, equation 1, without the values.
+    """
+    scores_BANN = (q_BANE * q_BANE.shape[-1] ** -0.5) @ k_BANE.transpose(-2, -1)
+    return scores_BANN.softmax(dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for queries, keys and values."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        embed_dim: int,
+        num_heads: int,
+        qkv_bias: bool,
+        attn_drop: float,
+        proj_drop: float,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.num_heads = num_heads
+        self.attn_drop = attn_drop
+        self.proj_drop = proj_drop
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def split_heads(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each [B, A, N, E]."""
+        B, N, D = x_BND.shape
+        qkv_3BANE = (
+            self.qkv(x_BND)
+            .reshape(B, N, 3, self.num_heads, D // self.num_heads)
+            .permute(2, 0, 3, 1, 4)
+        )
+        q_BANE, k_BANE, v_BANE = qkv_3BANE.unbind(0)
+        return q_BANE, k_BANE, v_BANE
+
+    def forward(self, x_BND: Tensor, noise: ModelNoise | None = None) -> Tensor:
+        q_BANE, k_BANE, v_BANE = self.split_heads(x_BND)
+        if self.training and self.attn_drop > 0:
+            # The fused kernel would draw its own dropout, so keyed noise needs the long way.
+            weights_BANN = attention_weights(q_BANE, k_BANE)
+            weights_BANN = drop(
+                weights_BANN,
+                rate=self.attn_drop,
+                per_image_shape=weights_BANN.shape[1:],
+                noise=noise,
+                layer=f"{self.name}.attn_drop",
+            )
+            out_BANE = weights_BANN @ v_BANE
+        else:
+            out_BANE = F.scaled_dot_product_attention(q_BANE, k_BANE, v_BANE)
+        y_BND = self.proj(out_BANE.transpose(1, 2).flatten(2))
+        if self.training and self.proj_drop > 0:
+            y_BND = drop(
+                y_BND,
+                rate=self.proj_drop,
+                per_image_shape=y_BND.shape[1:],
+                noise=noise,
+                layer=f"{self.name}.proj_drop",
+            )
+        return y_BND
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between, applied to each token alone."""
+
+    def __init__(self, *, name: str, embed_dim: int, hidden_dim: int, proj_drop: float) -> None:
+        super().__init__()
+        self.name = name
+        self.proj_drop = proj_drop
+        self.fc1 = nn.Linear(embed_dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, embed_dim)
+
+    def _drop(self, x_BND: Tensor, noise: ModelNoise | None, part: str) -> Tensor:
+        if not self.training or self.proj_drop == 0:
+            return x_BND
+        shape = x_BND.shape[1:]
+        layer = f"{self.name}.{part}"
+        return drop(x_BND, rate=self.proj_drop, per_image_shape=shape, noise=noise, layer=layer)
+
+    def forward(self, x_BND: Tensor, noise: ModelNoise | None = None) -> Tensor:
+        hidden_BNM = self._drop(self.act(self.fc1(x_BND)), noise, "hidden_drop")
+        return self._drop(self.fc2(hidden_BNM), noise, "out_drop")
+
+
+class LayerScale(nn.Module):
+    """One learnt factor a channel, small at the start (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    def __init__(self, embed_dim: int, init_value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((embed_dim,), init_value))
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return x_BND * self.gamma
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attn(norm1(x)), then x + mlp(norm2(x)).
+
+    `drop_path` is the probability of leaving one of the two branches out for one image, in
+    training only; each branch draws for itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        qkv_bias: bool,
+        attn_drop: float,
+        proj_drop: float,
+        drop_path: float,
+        layer_scale: float | None,
+        norm_eps: float,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.attn = Attention(
+            name=f"{name}.attn",
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            qkv_bias=qkv_bias,
+            attn_drop=attn_drop,
+            proj_drop=proj_drop,
+        )
+        self.norm2 = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.mlp = Mlp(
+            name=f"{name}.mlp", embed_dim=embed_dim, hidden_dim=hidden_dim, proj_drop=proj_drop
+        )
+        self.ls1: nn.Module = nn.Identity()
+        self.ls2: nn.Module = nn.Identity()
+        if layer_scale is not None:
+            self.ls1 = LayerScale(embed_dim, layer_scale)
+            self.ls2 = LayerScale(embed_dim, layer_scale)
+
+    def _drop_path(self, x_BND: Tensor, noise: ModelNoise | None, branch: str) -> Tensor:
+        if not self.training or self.drop_path == 0:
+            return x_BND
+        layer = f"{self.name}.{branch}.drop_path"
+        return drop(x_BND, rate=self.drop_path, per_image_shape=(1, 1), noise=noise, layer=layer)
+
+    def forward(self, x_BND: Tensor, noise: ModelNoise | None = None) -> Tensor:
+        y_BND = self.ls1(self.attn(self.norm1(x_BND), noise))
+        x_BND = x_BND + self._drop_path(y_BND, noise, "attn")
+        y_BND = self.ls2(self.mlp(self.norm2(x_BND), noise))
+        return x_BND + self._drop_path(y_BND, noise, "mlp")

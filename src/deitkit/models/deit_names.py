@@ -1,0 +1,64 @@
+"""The names of the DeiT family and what they stand for."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+SIZES: dict[str, dict[str, int]] = {
+    "nano": {"embed_dim": 64, "depth": 6, "num_heads": 4},
+    "micro": {"embed_dim": 128, "depth": 6, "num_heads": 4},
+    "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+}
+"""tiny, small and base: Touvron et al. 2021, arXiv:2012.12877, table 1. nano and micro are ours,
+for small images on a few CPU cores."""
+
+TUTORIAL_NAME = "deit_tutorial_depth3_patch16_224"
+
+TUTORIAL: dict[str, Any] = {
+    "image_size": 224,
+    "patch_size": 16,
+    "embed_dim": 768,
+    "depth": 3,
+    "num_heads": 4,
+    "qkv_bias": False,
+    "norm_eps": 1e-5,
+    "distilled": True,
+    "class_token_init": "ones",
+}
+"""A shallow, wide DeiT to teach with: 23,540,432 parameters with 1,000 classes."""
+
+_NAME = re.compile(rf"deit_({'|'.join(SIZES)})(_distilled)?_patch([1-9]\d{{0,3}})_([1-9]\d{{0,4}})")
+
+
+def parse_deit_name(name: str) -> dict[str, Any] | None:
+    """What `deit_{size}[_distilled]_patch{P}_{S}` stands for; None for any other name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    size, token, patch_size, image_size = match.groups()
+    return {
+        **SIZES[size],
+        "distilled": token is not None,
+        "patch_size": int(patch_size),
+        "image_size": int(image_size),
+    }
+
+
+def listed_deit_names() -> list[str]:
+    """The published shapes, then those for images of 8 to 64 px with 16 to 256 patches."""
+    shapes = [(size, 16, side) for side in (224, 384) for size in ("tiny", "small", "base")]
+    shapes += [
+        (size, patch, side)
+        for size in ("nano", "micro", "tiny", "small")
+        for side in (8, 16, 28, 32, 48, 64)
+        for patch in (2, 4, 8)
+        if side % patch == 0 and 16 <= (side // patch) ** 2 <= 256
+    ]
+    return [
+        f"deit_{size}{token}_patch{patch}_{side}"
+        for size, patch, side in shapes
+        for token in ("", "_distilled")
+    ]

@@ -1,0 +1,100 @@
+"""Where the arithmetic runs, in which precision, and what of the machine can change a bit."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from deitkit.errors import ConfigError
+
+Machine = dict[str, str | int]
+
+
+def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """The device named, or with "auto" the best one here: CUDA, then Apple's MPS, then the CPU.
+
+    Several ranks on one machine take a CUDA device each, by `local_rank`, unless one is named.
+
+    Raises ConfigError for a name torch does not know (BAD_DEVICE) or a device that this machine
+    does not have (NO_DEVICE).
+    """
+    try:
+        device = torch.device(_present()[0] if name == "auto" else name)
+    except RuntimeError as error:
+        raise ConfigError("BAD_DEVICE", name, "no such kind of device", _choices()) from error
+    if device.type not in ("cuda", "mps", "cpu"):
+        raise ConfigError("BAD_DEVICE", name, "deitkit does not run on this kind", _choices())
+    if device.type not in _present():
+        raise ConfigError("NO_DEVICE", name, "this machine (or this torch) has none", _choices())
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", local_rank)
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError("NO_DEVICE", device, f"only {count} CUDA devices here", _choices())
+    return device
+
+
+def precision_for(device: torch.device) -> torch.dtype | None:
+    """The autocast dtype: bfloat16 on CUDA that has it; None (plain float32) everywhere else."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return None
+
+
+def describe_machine(device: torch.device | None = None) -> Machine:
+    """What decides whether the same run gives the same bits, as JSON values."""
+    machine: Machine = {
+        "deitkit": _deitkit_version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "device": "cpu" if device is None else device.type,
+    }
+    if device is not None and device.type == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name(device)
+        machine["cuda"] = torch.version.cuda or "unknown"
+    return machine
+
+
+def compare_machines(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Each difference that may change bits, as "threads 2→1"; empty means the same machine."""
+    keys = list(dict.fromkeys([*before, *now]))
+    return [
+        f"{key} {before.get(key, 'none')}→{now.get(key, 'none')}"
+        for key in keys
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _present() -> list[str]:
+    kinds = ["cuda"] if torch.cuda.is_available() else []
+    kinds += ["mps"] if torch.backends.mps.is_available() else []
+    return [*kinds, "cpu"]
+
+
+def _choices() -> str:
+    return f"set device to one of: auto, {', '.join(_present())}"
+
+
+def _deitkit_version() -> str:
+    try:
+        return metadata.version("deitkit")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except (OSError, ValueError):
+        pass
+    return platform.processor() or "unknown"

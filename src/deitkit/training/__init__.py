@@ -1,0 +1,1 @@
+"""Assemble, state, parts, step, loop, events."""

@@ -1,0 +1,281 @@
+"""A resolved config -> the parts of a run. Besides api and cli, only here and `resolve` read it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deitkit.artifacts.bundle import Bundle, load_bundle, save_bundle
+from deitkit.augmentation import ViewPolicy
+from deitkit.config import RunConfig, settled
+from deitkit.data import Dataset, ImageSet
+from deitkit.data.preprocess import Preprocessing
+from deitkit.errors import ConfigError, ModelFileError
+from deitkit.evaluation.logits import collect_logits
+from deitkit.evaluation.metrics import summarise
+from deitkit.flow import Batch
+from deitkit.losses import DistillationLoss
+from deitkit.models import ImageModel, create_model, load_weights
+from deitkit.optim import Schedule, WeightAverage, build_adamw, decay_from_half_life, scaled_lr
+from deitkit.runtime.device import precision_for
+from deitkit.runtime.world import World
+from deitkit.teachers import LiveTeacher, NoTeacher, Teacher
+from deitkit.training.loader import TrainSteps, load_steps
+from deitkit.training.parts import TrainParts
+from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
+from deitkit.training.state import TrainState
+from deitkit.training.step import train_step
+
+NUM_WARM_STEPS = 2
+NUM_TIMED_STEPS = 6
+NUM_TIMED_IMAGES = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """Everything one run on one rank is made of."""
+
+    config: RunConfig
+    dataset: Dataset
+    spec: Preprocessing
+    state: TrainState
+    parts: TrainParts
+    steps: TrainSteps
+    world: World
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        workers = settled(self.config.run.workers)
+        return load_steps(self.steps, first, last, workers=workers)
+
+    def validate(self, model: ImageModel, stop: Callable[[], bool]) -> dict[str, float] | None:
+        """Scores on the validation images, each counted once whatever the number of ranks."""
+        return score(model, self.dataset.val, self.spec, self.world, stop)
+
+    def save_best(self, run_folder: Path, provenance: dict[str, Any]) -> Callable[..., None]:
+        """A function that writes a model and its scores to `best/`."""
+
+        def save(model: ImageModel, scores: dict[str, Any]) -> None:
+            bundle = Bundle(
+                model_config=self.state.model.config,
+                class_names=self.dataset.class_names,
+                preprocessing=self.spec,
+                fusion="mean",
+                temperature=1.0,
+                provenance={**provenance, "validation": scores},
+                state_dict={k: v.detach().cpu() for k, v in model.state_dict().items()},
+            )
+            save_bundle(run_folder / "best", bundle)
+
+        return save
+
+
+def assemble(config: RunConfig, dataset: Dataset, *, world: World) -> Assembly:
+    """Build model, teacher, optimizer and loader of a resolved config.
+
+    Raises:
+        ConfigError: the model's arguments do not fit, or a batch is too small for the ranks.
+        DataError, ModelFileError: the teacher or the start do not fit the data.
+    """
+    total_steps = config.schedule.steps if isinstance(config.schedule.steps, int) else 1
+    num_classes = len(dataset.class_names)
+    device = world.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.weight_seed or 0)
+        model = create_model(**model_arguments(config, num_classes=num_classes))
+    if config.model.init != "scratch":
+        _load_start(model, config.model.init)
+    model = model.to(device)
+    teacher = build_teacher(config, dataset, device)
+    optim = config.optim
+    batch_size = settled(optim.batch_size)
+    steps = TrainSteps(
+        dataset.train,
+        policy=_view_policy(config),
+        view_seed=config.run.view_seed or 0,
+        batch_size=batch_size,
+        image_size=as_pair(settled(config.data.image_size)),
+        teacher_size=teacher.image_size,
+        rank=world.rank,
+        world_size=world.world_size,
+    )
+    if steps.num_pairs // steps.steps_per_epoch < world.world_size:
+        raise ConfigError(
+            "RANKS",
+            f"ranks={world.world_size}",
+            f"a step of {min(batch_size, len(dataset.train))} images has fewer pairs than ranks",
+            "use fewer ranks or a larger batch_size",
+        )
+    peak = scaled_lr(settled(optim.lr), batch_size=batch_size)
+    schedule = Schedule(
+        total_steps=total_steps,
+        warmup_steps=round(settled(optim.warmup) * total_steps),
+        peak_lr=peak,
+        end_lr=min(settled(optim.min_lr), peak),
+        start_lr=min(optim.warmup_lr, peak),
+    )
+    state = TrainState(
+        model=model,
+        average=_average(config, model, total_steps),
+        optimizer=build_adamw(
+            model,
+            lr=peak,
+            weight_decay=optim.weight_decay,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+        ),
+    )
+    parts = TrainParts(
+        world=world,
+        device=device,
+        autocast_dtype=precision_for(device),
+        student=world.wrap(model),
+        teacher=teacher,
+        loss=DistillationLoss(
+            kind=config.distill.kind,
+            weight=settled(config.distill.weight),
+            temperature=config.distill.temperature,
+            reduction=config.distill.reduction,
+        ),
+        schedule=schedule,
+        num_classes=num_classes,
+        label_smoothing=optim.label_smoothing,
+        mean=settled(config.data.mean),
+        std=settled(config.data.std),
+        clip_norm=optim.clip_norm,
+        device_batch_size=settled(optim.device_batch_size),
+        steps_per_epoch=steps.steps_per_epoch,
+        weight_seed=config.run.weight_seed or 0,
+    )
+    return Assembly(
+        config=config,
+        dataset=dataset,
+        spec=evaluation_preprocessing(config),
+        state=state,
+        parts=parts,
+        steps=steps,
+        world=world,
+    )
+
+
+def score(
+    model: ImageModel,
+    images: ImageSet,
+    spec: Preprocessing,
+    world: World,
+    stop: Callable[[], bool],
+) -> dict[str, float] | None:
+    """top1, nll and calibration error of the fused heads, or None when asked to stop."""
+    logits = collect_logits(
+        model,
+        images,
+        spec,
+        device=world.device,
+        rank=world.rank,
+        world_size=world.world_size,
+        stop=stop,
+    )
+    if logits is None:
+        return None
+    logits = logits.gathered(world.gather_rows)
+    metrics = summarise(logits.fused("mean"), images.labels[logits.indices], images.class_names)
+    return {"top1": metrics.top1, "nll": metrics.nll, "ece": metrics.ece}
+
+
+def measure(assembly: Assembly) -> tuple[float, float]:
+    """Seconds of one training step, loading included, and of one evaluation. Spoils the state."""
+    state, parts, world = assembly.state, assembly.parts, assembly.world
+    timed = max(NUM_TIMED_STEPS, 2 * settled(assembly.config.run.workers))
+    times = []
+    batches = assembly.batches(0, NUM_WARM_STEPS + timed)
+    for batch in batches:
+        with world.lost_ranks_told():
+            float(train_step(state, batch, parts).losses.total)
+        times.append(time.monotonic())
+    step_s = (times[-1] - times[NUM_WARM_STEPS - 1]) / timed
+    few = assembly.dataset.val
+    few = few.subset(np.arange(min(NUM_TIMED_IMAGES, len(few))), few.name)
+    start = time.monotonic()
+    score(state.model, few, assembly.spec, world, lambda: False)
+    num_models = 1 if state.average is None else 2
+    share = len(assembly.dataset.val) / len(few)
+    evaluation_s = (time.monotonic() - start) * share * num_models
+    return (
+        world.max(step_s),
+        world.max(evaluation_s),
+    )
+
+
+def build_teacher(config: RunConfig, dataset: Dataset, device: torch.device) -> Teacher:
+    """The teacher named in the config: an earlier run or bundle, its classes matched by name.
+
+    Raises:
+        ModelFileError: CLASS_MISMATCH or CHANNELS, with both sides named.
+    """
+    path = config.distill.teacher
+    if path is None or config.distill.kind == "none":
+        return NoTeacher()
+    bundle = load_bundle(path)
+    missing = [name for name in dataset.class_names if name not in bundle.class_names]
+    if missing:
+        raise ModelFileError(
+            "CLASS_MISMATCH",
+            path,
+            f"the teacher does not know {', '.join(missing[:10])} (of {len(missing)} classes); "
+            f"it knows {', '.join(bundle.class_names[:10])}",
+            "train a teacher on this data first: `deitkit train data=... model=small_cnn`",
+        )
+    if bundle.preprocessing.channels != config.data.channels:
+        raise ModelFileError(
+            "CHANNELS",
+            path,
+            f"the teacher reads {bundle.preprocessing.channels} channels, "
+            f"the student {config.data.channels}",
+            f"use data.channels={bundle.preprocessing.channels}",
+        )
+    return LiveTeacher(
+        bundle.build_model(),
+        image_size=bundle.preprocessing.image_size,
+        mean=bundle.preprocessing.mean,
+        std=bundle.preprocessing.std,
+        class_columns=[bundle.class_index(name) for name in dataset.class_names],
+        device=device,
+        autocast_dtype=precision_for(device),
+    )
+
+
+def _load_start(model: ImageModel, path: str) -> None:
+    bundle = load_bundle(path)
+    load_weights(model, bundle.state_dict)
+
+
+def _view_policy(config: RunConfig) -> ViewPolicy:
+    views = config.views
+    return ViewPolicy(
+        crop=views.crop,
+        scale=views.scale if isinstance(views.scale, tuple) else (0.35, 1.0),
+        ratio=views.ratio,
+        padding=views.padding,
+        flip=settled(views.flip),
+        mixup=views.mixup if isinstance(views.mixup, float) else 0.0,
+        cutmix=views.cutmix if isinstance(views.cutmix, float) else 0.0,
+        mix_prob=views.mix_prob,
+        switch_prob=views.switch_prob,
+    )
+
+
+def _average(
+    config: RunConfig, model: ImageModel, total_steps: int
+) -> WeightAverage[ImageModel] | None:
+    ema = config.ema
+    if ema.decay is not None:
+        return WeightAverage(model, decay=ema.decay, warmup=ema.warmup)
+    if ema.half_life == 0:
+        return None
+    decay = decay_from_half_life(max(ema.half_life * total_steps, 1))
+    return WeightAverage(model, decay=decay, warmup=ema.warmup)

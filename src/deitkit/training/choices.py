@@ -1,0 +1,162 @@
+"""What "auto" becomes, each with its reason. Plain numbers in, (value, reason) out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+SMALL_SIDE = 64
+"""Images up to this many pixels a side keep their size."""
+MAX_AUTO_EPOCHS = 300
+MAX_BUDGET_EPOCHS = 1000
+DEFAULT_BUDGET_S = 30 * 60.0
+CPU_MACS_PER_SECOND_AND_CORE = 12e9
+"""Multiply-adds a second of training small transformers; only the choice of a size reads it."""
+
+WIDTH_DEPTH = {"nano": (64, 6), "micro": (128, 6), "tiny": (192, 12), "small": (384, 12)}
+
+
+class Choice(NamedTuple):
+    """A value and the sentence that defends it."""
+
+    value: Any
+    reason: str
+
+
+def choose_image_size(median_side: int, largest_side: int, *, device_type: str) -> Choice:
+    """Pixels a side: small images as they are, photographs as the machine can afford."""
+    if largest_side <= SMALL_SIDE:
+        patch = choose_patch_size(largest_side)
+        side = max(patch, patch * round(median_side / patch))
+        return Choice((side, side), f"the images have {median_side} pixels a side")
+    affordable = SMALL_SIDE if device_type == "cpu" else 224
+    side = min(affordable, max(16, 16 * round(median_side / 16)))
+    return Choice(
+        (side, side),
+        f"images of about {median_side} pixels; {affordable} is what a {device_type} learns from "
+        "scratch in reasonable time",
+    )
+
+
+def choose_patch_size(side: int) -> int:
+    """So that an image is 16 to 200 tokens."""
+    for largest_side, patch in ((16, 2), (40, 4), (96, 8)):
+        if side <= largest_side:
+            return patch
+    return 16
+
+
+def choose_model(
+    image_size: tuple[int, int],
+    *,
+    num_images: int,
+    budget_s: float,
+    has_teacher: bool,
+    device_type: str,
+    num_cores: int,
+) -> Choice:
+    """The largest DeiT that sees every image 30 times within the budget."""
+    side = max(image_size)
+    patch = choose_patch_size(side)
+    num_tokens = (image_size[0] // patch) * (image_size[1] // patch) + 1 + has_teacher
+    rate = CPU_MACS_PER_SECOND_AND_CORE * num_cores if device_type == "cpu" else 5e13
+    sizes = ("tiny", "micro", "nano") if device_type == "cpu" else ("small", "tiny")
+    size = sizes[-1]
+    for candidate in sizes:
+        width, depth = WIDTH_DEPTH[candidate]
+        macs = depth * (12 * width**2 * num_tokens + 2 * width * num_tokens**2)
+        if 3 * macs * num_images * 30 / rate <= budget_s:
+            size = candidate
+            break
+    name = f"deit_{size}{'_distilled' if has_teacher else ''}_patch{patch}_{side}"
+    token = " and a distillation token for the teacher" if has_teacher else ""
+    return Choice(
+        name,
+        f"width {WIDTH_DEPTH[size][0]} fits {num_images} images and {budget_s / 60:.0f} minutes; "
+        f"patches of {patch} make {num_tokens} tokens{token}",
+    )
+
+
+def choose_batch_size(num_images: int, *, device_type: str) -> Choice:
+    """At least 20 steps an epoch, a power of two."""
+    most = 128 if device_type == "cpu" else 1024
+    size = 2 ** max(3, math.floor(math.log2(max(num_images / 20, 1))))
+    return Choice(min(size, most), f"{num_images} images: about 20 steps an epoch or more")
+
+
+def choose_lr(embed_dim: int | None, batch_size: int) -> Choice:
+    """A peak for short runs, given back at a batch of 512, where `lr` is defined.
+
+    `embed_dim` is a transformer's width, None for a convolutional network.
+    """
+    peak = 3e-3 if embed_dim is None else min(2e-3, 1e-3 * math.sqrt(256 / embed_dim))
+    kind = "a convolutional network" if embed_dim is None else f"width {embed_dim}"
+    return Choice(
+        float(f"{peak * 512 / batch_size:.3g}"),
+        f"peak {peak:.2g} at batch {batch_size} for {kind}, trained for minutes, not days",
+    )
+
+
+def choose_crop(is_small: bool) -> Choice:
+    if is_small:
+        return Choice("padded", "small images: shifted by up to an eighth of a side")
+    return Choice("random_resized", "photographs: random resized crops")
+
+
+def choose_scale(num_epochs: float) -> Choice:
+    """Least and most area of a random resized crop."""
+    if num_epochs >= 100:
+        return Choice((0.08, 1.0), f"{num_epochs:.0f} epochs: the paper's crops")
+    return Choice((0.35, 1.0), f"{num_epochs:.0f} epochs are too few for very small crops")
+
+
+MIRROR_WORDS = {"left", "right", "l", "r", "east", "west"}
+
+
+def choose_flip(class_names: Sequence[str]) -> Choice:
+    """No mirroring where the classes are signs or sides."""
+    if all(len(name.strip()) == 1 or name.strip().isdigit() for name in class_names):
+        return Choice(0.0, "classes are digits or letters, which mirroring would change")
+    for name in class_names:
+        words = set("".join(c if c.isalnum() else " " for c in name.lower()).split())
+        if words & MIRROR_WORDS:
+            return Choice(0.0, f"class {name!r} names a side, which mirroring would change")
+    return Choice(0.5, "no class names a side or a sign")
+
+
+def choose_mixing(num_epochs: float, *, has_teacher: bool) -> tuple[Choice, Choice]:
+    """Mixup and CutMix parameters: mixing pays in long runs, sooner with a teacher."""
+    if num_epochs >= 100:
+        reason = f"{num_epochs:.0f} epochs: mixing as in the paper"
+        return Choice(0.8, reason), Choice(1.0, reason)
+    if has_teacher and num_epochs >= 20:
+        reason = f"{num_epochs:.0f} epochs with a teacher, which labels the mixtures"
+        return Choice(0.0, reason), Choice(1.0, reason)
+    reason = f"{num_epochs:.0f} epochs are too few to learn from mixtures"
+    return Choice(0.0, reason), Choice(0.0, reason)
+
+
+def choose_workers(*, in_memory: bool, is_small: bool, num_cores: int) -> Choice:
+    """Processes that render beside the training."""
+    if in_memory and is_small:
+        return Choice(0, "small images in memory are rendered faster than handed over")
+    return Choice(min(num_cores, 8), f"{num_cores} cores decode and render beside the training")
+
+
+def choose_steps(
+    *, seconds: float, step_s: float, evaluation_s: float, steps_per_epoch: int, max_epochs: int
+) -> tuple[Choice, Choice]:
+    """Steps that fill `seconds`, and the interval of the evaluations, which take a tenth of it."""
+    num_evaluations = max(2, min(20, int(0.1 * seconds / max(evaluation_s, 1e-6))))
+    steps = int((seconds - num_evaluations * evaluation_s) / step_s)
+    limit = max_epochs * steps_per_epoch
+    reason = f"a step takes {step_s * 1000:.0f} ms here, {seconds:.0f} s are left for training"
+    if steps > limit:
+        steps, reason = limit, f"{max_epochs} epochs; time would allow {steps / limit:.1f} times it"
+    steps = max(steps, 1)
+    interval = max(1, math.ceil(steps / num_evaluations))
+    return (
+        Choice(steps, reason),
+        Choice(interval, f"{num_evaluations} evaluations of {evaluation_s:.1f} s"),
+    )

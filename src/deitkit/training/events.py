@@ -1,0 +1,92 @@
+"""What training tells. Whoever iterates `fit` prints, plots, logs or stops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from deitkit.flow import LossTerms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Everything is decided; the first step is next."""
+
+    run_folder: str
+    total_steps: int
+    steps_per_epoch: int
+    start_step: int
+    batch_size: int
+    summary: Sequence[tuple[str, str]]
+    """What was found, lines of (name, text)."""
+    choices: Sequence[tuple[str, str, str]]
+    """What was chosen: (name, value, reason)."""
+    forecast_s: float | None
+    """Expected seconds of training; None for a run that goes on."""
+    budget: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something the user should know; nothing stops."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """One optimisation step. Losses stay tensors until somebody reads them."""
+
+    step: int
+    """Steps done so far, this one included."""
+    epoch: float
+    lr: float
+    losses: LossTerms
+    """Means over the step's images, on all ranks."""
+    grad_norm: Tensor
+    skipped: bool
+    sample_ids: tuple[int, ...] = ()
+
+    @property
+    def loss(self) -> float:
+        return float(self.losses.total)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Validation after `step` steps, of the weights and of their average."""
+
+    step: int
+    epoch: float
+    scores: Mapping[str, Mapping[str, float]]
+    """{"raw": {"top1": ..., "nll": ...}, "ema": {...}}; no "ema" where no average is kept."""
+    is_best: bool
+    best: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint is on disk, synced, and will be found."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last step is done, the best weights are in the bundle."""
+
+    step: int
+    seconds: float
+    best: Mapping[str, Any]
+    already: bool = False
+    """The run was complete before this command; nothing was changed."""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    """What result.json holds."""
+
+
+Event = Planned | Warned | StepDone | Evaluated | Saved | Finished

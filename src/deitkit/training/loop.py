@@ -1,0 +1,194 @@
+"""The loop: steps, evaluations, checkpoints, and how it ends. It tells; others show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from deitkit.artifacts.checkpoint import rotate, save_checkpoint
+from deitkit.errors import DivergedError, ResourceError, StoppedError
+from deitkit.flow import Batch
+from deitkit.models import ImageModel
+from deitkit.training.events import Evaluated, Event, Finished, Saved, StepDone, Warned
+from deitkit.training.parts import TrainParts
+from deitkit.training.state import TrainState
+from deitkit.training.step import train_step
+
+MAX_BAD_STEPS = 3
+MAX_FAILED_SAVES = 3
+KEPT_CHECKPOINTS = 2
+
+Scores = Mapping[str, float]
+
+
+class Stop(Protocol):
+    """Set from outside when the run should end early."""
+
+    signal_number: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The stretch from wherever `state` stands to the last step."""
+
+    state: TrainState
+    parts: TrainParts
+    batches: Callable[[int, int], Iterator[Batch]]
+    validate: Callable[[ImageModel, Callable[[], bool]], Scores | None]
+    """Scores of a model on the validation images, or None when the callable asks to stop."""
+    save_best: Callable[[ImageModel, dict[str, Any]], None]
+    folder: Path
+    """Holds the checkpoints."""
+    total_steps: int
+    eval_interval: int
+    checkpoint_interval: int
+    lineage: str
+    machine: dict[str, Any]
+    stop: Stop
+
+    def events(self) -> Iterator[Event]:
+        """Train; yield what happens. Closing the iterator saves a checkpoint first.
+
+        Raises:
+            StoppedError: a signal came; the checkpoint is saved.
+            DivergedError: several steps in a row without a finite gradient.
+            ResourceError: checkpoints could not be written, several times in a row.
+        """
+        clock = _Clock(self.state.seconds)
+        saved_step = self.state.step
+        failed_saves = 0
+        batches = self.batches(self.state.step, self.total_steps)
+        try:
+            while True:
+                if self._asked_to_stop():
+                    yield from self._save_and_raise(clock, saved_step)
+                if self._evaluation_is_due():
+                    evaluated = self._evaluate()
+                    if evaluated is None:
+                        continue
+                    yield evaluated
+                if self._checkpoint_is_due(saved_step):
+                    try:
+                        yield self._save(clock)
+                        failed_saves = 0
+                    except ResourceError as error:
+                        failed_saves += 1
+                        if failed_saves == MAX_FAILED_SAVES:
+                            raise
+                        yield Warned(f"no checkpoint at step {self.state.step}: {error}")
+                    saved_step = self.state.step
+                if self.state.step >= self.total_steps:
+                    break
+                batch = next(batches)
+                with self.parts.world.lost_ranks_told():
+                    done = train_step(self.state, batch, self.parts)
+                yield done
+                self._check_finite(done)
+        except GeneratorExit:
+            if self.state.step != saved_step:
+                self._save(clock)
+            raise
+        self.state.seconds = clock.seconds()
+        yield Finished(step=self.state.step, seconds=clock.seconds(), best=dict(self.state.best))
+
+    def _asked_to_stop(self) -> bool:
+        """All ranks stop at the same step."""
+        return self.parts.world.any(self.stop.signal_number is not None)
+
+    def _save_and_raise(self, clock: _Clock, saved_step: int) -> Iterator[Event]:
+        if self.state.step != saved_step:
+            yield self._save(clock)
+        number = self.stop.signal_number or 15
+        raise StoppedError(
+            number,
+            self.folder.parent,
+            f"stopped after step {self.state.step} of {self.total_steps}, checkpoint saved",
+            f"go on with `deitkit train out={self.folder.parent}`",
+        )
+
+    def _evaluation_is_due(self) -> bool:
+        step = self.state.step
+        due = step > 0 and (step % self.eval_interval == 0 or step >= self.total_steps)
+        return due and self.state.evaluated_step < step
+
+    def _evaluate(self) -> Evaluated | None:
+        """Weights and average on the validation images; the better of all so far is kept."""
+        state = self.state
+        models = {"raw": state.model}
+        if state.average is not None:
+            models["ema"] = state.average.model
+        scores: dict[str, Mapping[str, float]] = {}
+        for source, model in models.items():
+            result = self.validate(model, self._stop_now)
+            if result is None:
+                return None
+            scores[source] = result
+        winner = max(scores, key=lambda source: _rank(scores[source]))
+        is_best = not state.best or _rank(scores[winner]) > _rank(state.best)
+        state.evaluated_step = state.step
+        if is_best:
+            state.best = {"step": state.step, "source": winner, **scores[winner]}
+            if self.parts.world.is_main:
+                self.save_best(models[winner], dict(state.best))
+        epoch = state.step / self.parts.steps_per_epoch
+        plain = {source: dict(values) for source, values in scores.items()}
+        state.history.append({"step": state.step, "epoch": epoch, "scores": plain})
+        return Evaluated(
+            step=state.step, epoch=epoch, scores=plain, is_best=is_best, best=dict(state.best)
+        )
+
+    def _stop_now(self) -> bool:
+        """Asked between two batches of an evaluation, where ranks need not agree yet."""
+        return self.parts.world.world_size == 1 and self.stop.signal_number is not None
+
+    def _checkpoint_is_due(self, saved_step: int) -> bool:
+        step = self.state.step
+        due = step % self.checkpoint_interval == 0 or step >= self.total_steps
+        return due and step != saved_step
+
+    def _save(self, clock: _Clock) -> Saved:
+        path = self.folder / f"step-{self.state.step:08d}"
+        self.state.seconds = clock.seconds()
+        if self.parts.world.is_main:
+            tensors, numbers = self.state.pack()
+            path = save_checkpoint(
+                self.folder,
+                step=self.state.step,
+                tensors=tensors,
+                state=numbers,
+                lineage=self.lineage,
+                machine=self.machine,
+            )
+            rotate(self.folder, keep=KEPT_CHECKPOINTS)
+        return Saved(step=self.state.step, path=str(path))
+
+    def _check_finite(self, done: StepDone) -> None:
+        if self.state.bad_in_a_row < MAX_BAD_STEPS:
+            return
+        raise DivergedError(
+            "NOT_FINITE",
+            f"step {done.step}",
+            f"{MAX_BAD_STEPS} steps in a row had no finite gradient (learning rate {done.lr:.3g}, "
+            f"gradient norm {float(done.grad_norm):.3g}, sample ids "
+            f"{', '.join(f'{i:016x}' for i in done.sample_ids[:8])})",
+            "lower lr= or set optim.clip_norm=1; the best weights so far are in best/",
+        )
+
+
+def _rank(scores: Mapping[str, Any]) -> tuple[float, float]:
+    """Higher is better: accuracy, then likelihood."""
+    return scores["top1"], -scores["nll"]
+
+
+class _Clock:
+    """Seconds of training, earlier stretches included."""
+
+    def __init__(self, earlier_s: float) -> None:
+        self.earlier_s = earlier_s
+        self.start_s = time.monotonic()
+
+    def seconds(self) -> float:
+        return self.earlier_s + time.monotonic() - self.start_s

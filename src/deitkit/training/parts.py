@@ -1,0 +1,103 @@
+"""What config rebuilds: everything a step reads and does not change."""
+
+# Shapes: B images, C channels, H height, W width, K classes.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from deitkit.augmentation.mixing import mix_images, mix_targets
+from deitkit.flow import Batch
+from deitkit.losses import DistillationLoss, smooth_targets
+from deitkit.models.noise import ModelNoise
+from deitkit.optim import Schedule
+from deitkit.runtime.world import World
+from deitkit.teachers import Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainParts:
+    """The parts of one run on one rank."""
+
+    world: World
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+    student: nn.Module
+    """The model of the state, wrapped so that its gradients are averaged over the ranks."""
+    teacher: Teacher
+    loss: DistillationLoss
+    schedule: Schedule
+    num_classes: int
+    label_smoothing: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    clip_norm: float | None
+    device_batch_size: int
+    steps_per_epoch: int
+    weight_seed: int
+
+    def micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
+        """Slices of whole pairs that fit on the device, and whether the gradient is then whole."""
+        size = self.device_batch_size + self.device_batch_size % 2
+        for start in range(0, len(batch), size):
+            stop = min(start + size, len(batch))
+            teacher_images = batch.teacher_images_BCHW
+            share = replace(
+                batch,
+                images_BCHW=batch.images_BCHW[start:stop],
+                teacher_images_BCHW=None if teacher_images is None else teacher_images[start:stop],
+                labels_B=batch.labels_B[start:stop],
+                views=batch.views[start:stop],
+                first=batch.first + start,
+            )
+            yield share, stop == len(batch)
+
+    def mix(self, share: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Mixed images for the student and for the teacher, 0 to 1, and mixed soft targets."""
+        images_BCHW = self._mixed(share.images_BCHW, share)
+        teacher_images_BCHW = images_BCHW
+        if share.teacher_images_BCHW is not None:
+            teacher_images_BCHW = self._mixed(share.teacher_images_BCHW, share)
+        labels_B = share.labels_B.to(self.device)
+        targets_BK = smooth_targets(labels_B, self.num_classes, self.label_smoothing)
+        height, width = share.images_BCHW.shape[2:]
+        targets_BK = mix_targets(targets_BK, share.views, size=(height, width))
+        return images_BCHW, teacher_images_BCHW, targets_BK
+
+    def _mixed(self, images_BCHW: Tensor, share: Batch) -> Tensor:
+        images_BCHW = images_BCHW.to(self.device, non_blocking=True).float().div_(255)
+        return mix_images(images_BCHW, share.views)
+
+    def normalise(self, images_BCHW: Tensor) -> Tensor:
+        """Subtract the mean and divide by the deviation of each channel."""
+        mean_C11 = torch.tensor(self.mean, device=self.device).view(-1, 1, 1)
+        std_C11 = torch.tensor(self.std, device=self.device).view(-1, 1, 1)
+        return (images_BCHW - mean_C11) / std_C11
+
+    def noise(self, step: int, share: Batch) -> ModelNoise:
+        """The key of the model's own chance in this step, for these images of its batch."""
+        return ModelNoise(self.weight_seed, step, share.first, share.global_size)
+
+    def normalizer(self, batch: Batch) -> float:
+        """Divides sums over images so that the average over ranks is the mean over the step."""
+        return batch.global_size / self.world.world_size
+
+    def autocast(self) -> AbstractContextManager[None]:
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    def exchange(self, is_last: bool) -> AbstractContextManager[None]:
+        """Ranks exchange gradients once a step, with the last micro-batch."""
+        return nullcontext() if is_last else self.world.no_sync(self.student)
+
+    def clip(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Scale the gradient to at most `clip_norm`; return the norm it had."""
+        limit = math.inf if self.clip_norm is None else self.clip_norm
+        return nn.utils.clip_grad_norm_(list(parameters), limit, foreach=True)

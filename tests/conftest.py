@@ -1,0 +1,25 @@
+"""Shared fixtures. The two torchvision ops are declared first: beside CPU torch its import fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+_nms = torch.library.Library("torchvision", "DEF")
+for _signature in (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+):
+    _nms.define(_signature)
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images and weights, beside the checkout; absent on most machines."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the real test data is not beside this checkout")
+    return SHARED_DATA

@@ -1,4 +1,4 @@
-"""One command per row of docs/results.md: `python benchmarks/accuracy.py NAME [data=...] [out=...]`.
+"""One command per row of docs/results.md: `python benchmarks/accuracy.py NAME`.
 
 From data to a line: accuracy on images no training saw, 95 % interval, seconds of the whole
 commands. Teacher and students get their budgets from the table below; the student alone also gets
@@ -42,8 +42,8 @@ ROWS = {
     "digits": Row(
         folder=None,
         teacher={"model": "small_cnn", "optim.label_smoothing": 0},
-        student={"model": "deit_nano_patch2_8"},
-        distilled={"model": "deit_nano_distilled_patch2_8"},
+        student={"model": "deit_nano_conv_patch2_8"},
+        distilled={"model": "deit_nano_conv_distilled_patch2_8"},
         teacher_s=13,
         student_s=33,
         folds=5,
@@ -51,16 +51,16 @@ ROWS = {
     "fashion_mnist": Row(
         folder="fashion_mnist",
         teacher={"model": "small_cnn", "data.channels": 1, "optim.label_smoothing": 0},
-        student={"model": "deit_nano_patch4_28", "data.channels": 1},
-        distilled={"model": "deit_nano_distilled_patch4_28", "data.channels": 1},
+        student={"model": "deit_nano_conv_patch4_28", "data.channels": 1},
+        distilled={"model": "deit_nano_conv_distilled_patch4_28", "data.channels": 1},
         teacher_s=150,
         student_s=400,
     ),
     "imagenette_64": Row(
         folder="imagenette",
         teacher={"model": "small_cnn", "image_size": 64, "optim.label_smoothing": 0},
-        student={"model": "deit_nano_patch8_64"},
-        distilled={"model": "deit_nano_distilled_patch8_64"},
+        student={"model": "deit_nano_conv_patch8_64"},
+        distilled={"model": "deit_nano_conv_distilled_patch8_64"},
         teacher_s=150,
         student_s=420,
     ),

@@ -1,4 +1,4 @@
-"""Shared fixtures. The two torchvision ops are declared first: beside CPU torch its import fails."""
+"""Shared fixtures. Two torchvision ops are declared first: its import beside CPU torch fails."""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ import os
 import socket
 from pathlib import Path
 
-import faulty_images as fi
 import numpy as np
 import pytest
 from PIL import Image
 
 from deitkit.data import DecodePolicy, open_dataset
 from deitkit.errors import DataError
+from tests.data import faulty_images as fi
 
 
 def write(path: Path, content: bytes) -> Path:

@@ -7,7 +7,6 @@ import sys
 from io import BytesIO
 from types import ModuleType
 
-import faulty_images as fi
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +16,7 @@ from PIL import Image, ImageFile
 from deitkit.data import DecodeFault, DecodePolicy, decode, decode_array
 from deitkit.data.decoding import decode_with_facts
 from deitkit.errors import ConfigError, DataError
+from tests.data import faulty_images as fi
 
 # Pillow remarks on damaged files; the scan silences it, these tests call the decoder alone.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

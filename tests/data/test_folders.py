@@ -7,12 +7,12 @@ import sys
 import unicodedata
 from pathlib import Path
 
-import faulty_images as fi
 import numpy as np
 import pytest
 
 from deitkit.data import check_source, open_dataset, open_split
 from deitkit.errors import ConfigError, DataError
+from tests.data import faulty_images as fi
 
 
 def write(path: Path, content: bytes) -> Path:

@@ -10,12 +10,12 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-import faulty_images as fi
 import numpy as np
 import pytest
 
 from deitkit.data import ImageSet, open_dataset, open_split
 from deitkit.errors import DataError
+from tests.data import faulty_images as fi
 
 
 @pytest.fixture

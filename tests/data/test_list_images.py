@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import faulty_images as fi
 import numpy as np
 import pytest
 
 from deitkit.data import DecodeFault, DecodePolicy, list_images
 from deitkit.errors import ConfigError
+from tests.data import faulty_images as fi
 
 
 @pytest.fixture

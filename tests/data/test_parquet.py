@@ -8,13 +8,13 @@ import sys
 from io import BytesIO
 from pathlib import Path
 
-import faulty_images as fi
 import numpy as np
 import pytest
 from PIL import Image
 
 from deitkit.data import open_dataset, open_split, parquet
 from deitkit.errors import DataError
+from tests.data import faulty_images as fi
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

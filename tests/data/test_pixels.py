@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from io import BytesIO
 
-import faulty_images as fi
 import numpy as np
 import pytest
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from deitkit.data import DecodeFault, DecodePolicy, decode
+from tests.data import faulty_images as fi
 
 # Pillow remarks on damaged files; the scan silences it, these tests call the decoder alone.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

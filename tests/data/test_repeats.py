@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import faulty_images as fi
 import pytest
 
 from deitkit.data import open_dataset
 from deitkit.errors import DataError
+from tests.data import faulty_images as fi
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import faulty_images as fi
 import numpy as np
 import pytest
 from PIL import Image
 
 from deitkit.data import DecodePolicy, open_dataset, open_split
 from deitkit.errors import DataError
+from tests.data import faulty_images as fi
 
 
 def pictures(number: int = 12) -> list[np.ndarray]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import faulty_images as fi
 import numpy as np
 import pytest
 
 from deitkit.data import open_dataset, open_split
 from deitkit.errors import DataError
+from tests.data import faulty_images as fi
 
 
 @pytest.fixture

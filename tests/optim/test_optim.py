@@ -99,8 +99,8 @@ def test_no_decay_on_biases_norms_tokens_and_positions():
     """Per block 4 matrices decay and 8 vectors do not; patch kernel and two heads decay."""
     model = create_model("deit_nano_distilled_patch4_32", num_classes=10)
     decayed, undecayed = parameter_groups(model, weight_decay=0.05)
-    assert len(decayed["params"]) == 6 * 4 + 3
-    assert len(undecayed["params"]) == 6 * 8 + 3 + 2 + 1 + 2
+    assert len(decayed["params"]) == 4 * 4 + 3
+    assert len(undecayed["params"]) == 4 * 8 + 3 + 2 + 1 + 2
     assert decayed["weight_decay"] == 0.05
     assert undecayed["weight_decay"] == 0.0
     names = {id(p): n for n, p in model.named_parameters()}

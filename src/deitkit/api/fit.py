@@ -23,7 +23,7 @@ from deitkit.api.request import (
 from deitkit.config import RunConfig, flatten, settled, write_config_text
 from deitkit.config.changes import FREE
 from deitkit.data import Dataset, DecodePolicy, open_dataset
-from deitkit.errors import CheckpointError
+from deitkit.errors import CheckpointError, StoppedError
 from deitkit.reporting.found import describe_dataset
 from deitkit.reporting.metrics_log import MetricsLog
 from deitkit.runtime.durable import write_file, write_json
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int | None], None]
 MEMORY_SHARE = 0.25
+MEASURE_SHARE = 0.05
+"""Of the budget, what timing a few steps may take."""
 FINISH_SHARE = 0.94
 """Of the time left after the measurement, what steps and evaluations may take."""
 
@@ -99,9 +101,11 @@ def _train(
     from deitkit.training.assemble import assemble
     from deitkit.training.loop import Fit
 
-    dataset = scan(request.config, request.source, progress)
+    dataset = scan(request.config, request.source, _until_stopped(request, stop, progress))
     if request.resumes:
         _check_same_data(request, dataset)
+        if request.changed and world.is_main:
+            write_config(request)
     else:
         freeze(request, dataset, world, started, progress)
     assembly = assemble(request.config, dataset, world=world)
@@ -137,6 +141,19 @@ def _train(
             elif isinstance(event, StepDone | Evaluated):
                 log.write(event, log_interval=request.config.run.log_interval)
             yield event
+
+
+def _until_stopped(request: Request, stop: StopRequest, progress: Progress) -> Progress:
+    """`progress` that ends the reading of images when a signal came: there is nothing to save."""
+
+    def told(what: str, done: int, total: int | None) -> None:
+        if stop.signal_number is not None:
+            raise StoppedError(
+                stop.signal_number, request.folder, f"stopped {what}", "the same command goes on"
+            )
+        progress(what, done, total)
+
+    return told
 
 
 def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
@@ -179,7 +196,8 @@ def freeze(
     resolution.settle_ranks(world.world_size)
     progress("timing a few steps", 0, None)
     probe = assemble(resolution.config, dataset, world=world)
-    step_s, evaluation_s = measure(probe)
+    limit_s = MEASURE_SHARE * budget_s(request.config)
+    step_s, evaluation_s = measure(probe, limit_s=limit_s)
     elapsed_s = world.max(time.monotonic() - started)
     resolve_from_clock(
         resolution,
@@ -196,8 +214,9 @@ def freeze(
     }
     request.forecast_s = step_s * settled(request.config.schedule.steps)
     if world.is_main:
-        write_config(request)
+        # The config comes last: with it there is a run, and that run has its report.
         write_json(request.folder / DATA_REPORT_FILE, dataset.report.to_dict())
+        write_config(request)
     world.barrier()
 
 

@@ -43,6 +43,8 @@ class Request:
     source: Any
     """Path of the data, or the sequence itself."""
     resumes: bool = False
+    changed: bool = False
+    """Whether it goes on under other settings than are written down in its folder."""
     reasons: dict[str, str] = field(default_factory=dict)
     identity: dict[str, str] = field(default_factory=dict)
     """lineage and data fingerprint of a run, written when it began."""
@@ -100,7 +102,10 @@ def read_request(settings: Mapping[str, Any]) -> Request:
     asked = {name: known[name] for name in dict.fromkeys(names)}
     if not isinstance(source, Sequence) or isinstance(source, str):
         source = config.data.path
-    return Request(config=config, folder=folder, asked=asked, source=source)
+    request = Request(config=config, folder=folder, asked=asked, source=source)
+    if config.run.overwrite or not (folder / CONFIG_FILE).is_file():
+        check_new(request)
+    return request
 
 
 def _run_folder(config: RunConfig) -> Path:
@@ -124,20 +129,12 @@ def meet_folder(request: Request) -> None:
 
     Raises:
         CheckpointError: CONFIG_MISMATCH with the differences listed.
-        ConfigError: there is neither a run nor data to start one.
+        ConfigError: the run's images are gone, or were a Python sequence and are not given again.
     """
     path = request.folder / CONFIG_FILE
     if request.config.run.overwrite:
         clear(request.folder)
     if not path.is_file():
-        if request.config.data.path is None:
-            raise ConfigError(
-                "NO_DATA",
-                request.folder,
-                "holds no run to go on with",
-                "name the images: `deitkit train data=photos/ out=...`",
-            )
-        check_data_path(request)
         return
     values, information = read_config_file(path)
     frozen = build_config(values)
@@ -172,6 +169,7 @@ def meet_folder(request: Request) -> None:
         changed = {"schedule.epochs": epochs[0], "schedule.steps": steps}
         request.config = with_values(request.config, changed)
         request.notes.append("the cosine is stretched: not the run that began with these epochs")
+    request.changed = any(change.name != "run.out" for change in changes)
     request.asked = {**information["asked"], **request.asked}
     request.reasons = dict(information["reasons"])
     request.identity = dict(information["identity"])
@@ -187,6 +185,18 @@ def meet_folder(request: Request) -> None:
                 "call deitkit.train(data=..., out=...) with it again",
             )
         check_data_path(request)
+
+
+def check_new(request: Request) -> None:
+    """Raise ConfigError unless a new run could begin; before a folder is made or cleared."""
+    if request.config.data.path is None:
+        raise ConfigError(
+            "NO_DATA",
+            request.folder,
+            "holds no run to go on with",
+            "name the images: `deitkit train data=photos/ out=...`",
+        )
+    check_data_path(request)
 
 
 def check_data_path(request: Request) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deitkit.api.fit import Progress, fit, no_progress
 from deitkit.api.request import CONFIG_FILE, PYTHON_SEQUENCE, RESULT_FILE, read_request
 from deitkit.config import read_config_file
-from deitkit.data import DecodeFault, list_images, open_split
+from deitkit.data import DecodeFault, DecodePolicy, decode_array, list_images, open_split
 from deitkit.errors import ConfigError, DeitkitError
 from deitkit.flow import Prediction
 from deitkit.runtime.strict_json import load_json
@@ -125,7 +126,7 @@ class Run:
 
         A picture that cannot be read is told to `on_bad` and left out; without it, it raises.
         """
-        found = list(list_images(_as_list(pictures), decode=self.predictor.decode_policy))
+        found = _loaders(_as_list(pictures), self.predictor.decode_policy)
 
         def loaded() -> Iterator[tuple[str, np.ndarray]]:
             for done, (name, load) in enumerate(found):
@@ -153,6 +154,22 @@ class Run:
                 "give data=photos/test",
             )
         return str(source)
+
+
+def _loaders(
+    pictures: Sequence[Any], policy: DecodePolicy
+) -> list[tuple[str, Callable[[], np.ndarray]]]:
+    """(name, loader) of each picture: paths are listed, what is in memory is taken as it is."""
+    if all(isinstance(picture, str | os.PathLike) for picture in pictures):
+        return list(list_images(pictures, decode=policy))
+    found: list[tuple[str, Callable[[], np.ndarray]]] = []
+    for position, picture in enumerate(pictures):
+        if isinstance(picture, str | os.PathLike):
+            found += list_images(picture, decode=policy)
+        else:
+            name = f"picture {position}"
+            found.append((name, partial(decode_array, picture, policy, subject=name)))
+    return found
 
 
 def _as_list(pictures: Any) -> list[Any]:

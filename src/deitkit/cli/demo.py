@@ -88,8 +88,8 @@ def demo(*, out: str = "demo", overwrite: bool = False) -> int:
     return 0
 
 
-STUDENT = "deit_nano_patch2_8"
-STUDENT_DISTILLED = "deit_nano_distilled_patch2_8"
+STUDENT = "deit_nano_conv_patch2_8"
+STUDENT_DISTILLED = "deit_nano_conv_distilled_patch2_8"
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray, str]:

@@ -94,10 +94,13 @@ def _normalised(tokens: list[str]) -> list[str]:
     if not tokens or tokens[0] not in VERBS:
         return tokens
     parameters = inspect.signature(VERBS[tokens[0]][0]).parameters.values()
-    options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    options = {p.name for p in parameters if p.kind is not p.VAR_POSITIONAL}
     flags = {p.name for p in parameters if p.annotation in (bool, "bool", "bool | None")}
     takes_settings = any(p.name == "settings" and p.kind is p.VAR_POSITIONAL for p in parameters)
     rest = normalise(tokens[1:], options=options, flags=flags, takes_settings=takes_settings)
+    if all(p.kind is not p.VAR_POSITIONAL for p in parameters):
+        # A misspelt name=value; the first word may be a folder of such a name.
+        rest[1:] = [f"--{t}" if "=" in t and not t.startswith("-") else t for t in rest[1:]]
     return [tokens[0], *rest]
 
 

@@ -42,14 +42,15 @@ def find_changes(
     frozen: RunConfig, asked_before: Mapping[str, Any], asked_now: Mapping[str, Any]
 ) -> list[Change]:
     """What `asked_now` (dotted names) would change in a run; what it leaves out stays."""
-    before = {**flatten(frozen), **asked_before}
     resolved = flatten(frozen)
+    asked = {**flatten(RunConfig()), **asked_before}
     changes = []
     for name, value in asked_now.items():
-        # The same "auto" as before, or the very value it became, is no change.
-        if _plain(value) in (_plain(before[name]), _plain(resolved[name])):
+        # The same as was asked, "auto" too, or the very value it became, is no change.
+        if _plain(value) in (_plain(asked[name]), _plain(resolved[name])):
             continue
-        changes.append(Change(name, before[name], value, _kind(name, before[name], value)))
+        before = asked_before.get(name, resolved[name])
+        changes.append(Change(name, before, value, _kind(name, before, value)))
     return changes
 
 

@@ -83,6 +83,10 @@ class ModelConfig:
     """Stochastic depth: chance that the last block is skipped for an image. The paper: 0.1."""
     layer_scale: float | None = None
     """Start value of LayerScale; none leaves it out."""
+    stem: Literal["linear", "conv"] | None = None
+    """How patches become tokens: one projection, or overlapping convolutions."""
+    mlp_conv: bool | None = None
+    """Whether a depthwise convolution in each block lets patches hear their neighbours."""
     weight_init: Literal["trunc_normal", "kaiming", "constant"] | None = None
     """How weights of a new model are drawn."""
 

@@ -11,18 +11,6 @@ from torch.nn import functional as F
 from deitkit.models.noise import ModelNoise, drop
 
 
-class PatchEmbed(nn.Module):
-    """Cut the image into square patches and project each to one token: a strided convolution."""
-
-    def __init__(self, *, in_channels: int, embed_dim: int, patch_size: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, stride=patch_size)
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """[B, N, D], patches row by row."""
-        return self.proj(images_BCHW).flatten(2).transpose(1, 2)
-
-
 def attention_weights(q_BANE: Tensor, k_BANE: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(E)) [B, A, N, N]: each row says where one token looks, and sums to 1.
 
@@ -92,15 +80,44 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between, applied to each token alone."""
+    """Two linear layers with GELU between, applied to each token alone.
 
-    def __init__(self, *, name: str, embed_dim: int, hidden_dim: int, proj_drop: float) -> None:
+    With a `conv_grid` (rows, columns) the hidden patch tokens also hear their neighbours, through
+    a depthwise 3x3 convolution added to them (Li et al. 2021, LocalViT, arXiv:2104.05707, section
+    3); special tokens pass by.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        embed_dim: int,
+        hidden_dim: int,
+        proj_drop: float,
+        conv_grid: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.name = name
         self.proj_drop = proj_drop
+        self.conv_grid = conv_grid
         self.fc1 = nn.Linear(embed_dim, hidden_dim)
         self.act = nn.GELU()
+        self.conv = (
+            None
+            if conv_grid is None
+            else nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
+        )
         self.fc2 = nn.Linear(hidden_dim, embed_dim)
+
+    def _hear_neighbours(self, hidden_BNM: Tensor) -> Tensor:
+        if self.conv is None or self.conv_grid is None:
+            return hidden_BNM
+        rows, columns = self.conv_grid
+        num_special = hidden_BNM.shape[1] - rows * columns
+        special_BSM, patches_BPM = hidden_BNM.split([num_special, rows * columns], dim=1)
+        map_BMhw = patches_BPM.transpose(1, 2).unflatten(2, (rows, columns))
+        heard_BPM = self.conv(map_BMhw).flatten(2).transpose(1, 2)
+        return torch.cat([special_BSM, patches_BPM + heard_BPM], dim=1)
 
     def _drop(self, x_BND: Tensor, noise: ModelNoise | None, part: str) -> Tensor:
         if not self.training or self.proj_drop == 0:
@@ -110,7 +127,8 @@ class Mlp(nn.Module):
         return drop(x_BND, rate=self.proj_drop, per_image_shape=shape, noise=noise, layer=layer)
 
     def forward(self, x_BND: Tensor, noise: ModelNoise | None = None) -> Tensor:
-        hidden_BNM = self._drop(self.act(self.fc1(x_BND)), noise, "hidden_drop")
+        hidden_BNM = self._hear_neighbours(self.act(self.fc1(x_BND)))
+        hidden_BNM = self._drop(hidden_BNM, noise, "hidden_drop")
         return self._drop(self.fc2(hidden_BNM), noise, "out_drop")
 
 
@@ -145,6 +163,7 @@ class Block(nn.Module):
         drop_path: float,
         layer_scale: float | None,
         norm_eps: float,
+        conv_grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -160,7 +179,11 @@ class Block(nn.Module):
         )
         self.norm2 = nn.LayerNorm(embed_dim, eps=norm_eps)
         self.mlp = Mlp(
-            name=f"{name}.mlp", embed_dim=embed_dim, hidden_dim=hidden_dim, proj_drop=proj_drop
+            name=f"{name}.mlp",
+            embed_dim=embed_dim,
+            hidden_dim=hidden_dim,
+            proj_drop=proj_drop,
+            conv_grid=conv_grid,
         )
         self.ls1: nn.Module = nn.Identity()
         self.ls2: nn.Module = nn.Identity()

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 SIZES: dict[str, dict[str, int]] = {
-    "nano": {"embed_dim": 64, "depth": 6, "num_heads": 4},
+    "nano": {"embed_dim": 64, "depth": 4, "num_heads": 4},
     "micro": {"embed_dim": 128, "depth": 6, "num_heads": 4},
     "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
     "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
@@ -30,17 +30,24 @@ TUTORIAL: dict[str, Any] = {
 }
 """A shallow, wide DeiT to teach with: 23,540,432 parameters with 1,000 classes."""
 
-_NAME = re.compile(rf"deit_({'|'.join(SIZES)})(_distilled)?_patch([1-9]\d{{0,3}})_([1-9]\d{{0,4}})")
+CONV: dict[str, Any] = {"stem": "conv", "mlp_conv": True, "weight_init": "kaiming"}
+"""What `_conv` in a name stands for: convolutions where small data needs them. Narrow models start
+better with the wider weights, see docs/experiments.md."""
+
+_NAME = re.compile(
+    rf"deit_({'|'.join(SIZES)})(_conv)?(_distilled)?_patch([1-9]\d{{0,3}})_([1-9]\d{{0,4}})"
+)
 
 
 def parse_deit_name(name: str) -> dict[str, Any] | None:
-    """What `deit_{size}[_distilled]_patch{P}_{S}` stands for; None for any other name."""
+    """What `deit_{size}[_conv][_distilled]_patch{P}_{S}` stands for; None for any other name."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    size, token, patch_size, image_size = match.groups()
+    size, conv, token, patch_size, image_size = match.groups()
     return {
         **SIZES[size],
+        **(CONV if conv else {}),
         "distilled": token is not None,
         "patch_size": int(patch_size),
         "image_size": int(image_size),
@@ -51,8 +58,9 @@ def listed_deit_names() -> list[str]:
     """The published shapes, then those for images of 8 to 64 px with 16 to 256 patches."""
     shapes = [(size, 16, side) for side in (224, 384) for size in ("tiny", "small", "base")]
     shapes += [
-        (size, patch, side)
+        (f"{size}{conv}", patch, side)
         for size in ("nano", "micro", "tiny", "small")
+        for conv in ("", "_conv")
         for side in (8, 16, 28, 32, 48, 64)
         for patch in (2, 4, 8)
         if side % patch == 0 and 16 <= (side // patch) ** 2 <= 256

@@ -37,19 +37,27 @@ SHOWN_CHOICES = (
 )
 
 
+class PatientConsole(Console):
+    """A console that falls silent when its reader goes away, as `| head` does."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """A console that never guesses at markup or colours names; width 0 counts as unknown."""
     stream = sys.stderr if stderr else sys.stdout
     width = None
     if not stream.isatty() or os.environ.get("COLUMNS") in ("", "0"):
         width = 100
-    return Console(file=stream, markup=False, highlight=False, emoji=False, width=width)
+    return PatientConsole(file=stream, markup=False, highlight=False, emoji=False, width=width)
 
 
 def duration(seconds: float) -> str:
     """1 h 05 min, 12 min, 1 min 20 s, 8.4 s."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 10:
         return f"{minutes} min {rest:02d} s"

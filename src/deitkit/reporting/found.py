@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from deitkit.data import Dataset
+from deitkit.data import Dataset, printable
 
 
 def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
     """(name, text) lines: classes, images of each split, sizes, what was left out."""
     names = dataset.class_names
-    shown = ", ".join(names[:8]) + (f", and {len(names) - 8} more" if len(names) > 8 else "")
+    shown = ", ".join(map(printable, names[:8])) + (
+        f", and {len(names) - 8} more" if len(names) > 8 else ""
+    )
     counts = np.bincount(dataset.train.labels, minlength=len(names))
     sizes_N2 = dataset.train.sizes
     low, middle, high = (np.quantile(sizes_N2, q, axis=0) for q in (0, 0.5, 1))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from deitkit.runtime.durable import write_file
 from deitkit.training.events import Evaluated, StepDone
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MetricsLog:
@@ -23,7 +27,7 @@ class MetricsLog:
         if not self.enabled or not self.path.is_file():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
@@ -52,10 +56,10 @@ class MetricsLog:
                     "step": event.step,
                     "epoch": round(event.epoch, 4),
                     "lr": event.lr,
-                    "loss": float(event.losses.total),
-                    "label_loss": float(event.losses.label),
-                    "distill_loss": float(event.losses.distill),
-                    "grad_norm": float(event.grad_norm),
+                    "loss": _finite(event.losses.total),
+                    "label_loss": _finite(event.losses.label),
+                    "distill_loss": _finite(event.losses.distill),
+                    "grad_norm": _finite(event.grad_norm),
                     "skipped": event.skipped,
                 }
             )
@@ -72,3 +76,9 @@ class MetricsLog:
     def __exit__(self, *exc: object) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _finite(value: Tensor) -> float | None:
+    """The number, or None (null): NaN and infinity are no JSON."""
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deitkit.data import printable
 from deitkit.reporting.console import percent
 
 HEAD_NAMES = {"fused": "both heads", "cls": "class head", "dist": "distillation head"}
@@ -30,7 +31,7 @@ def print_evaluation(
     """Heads, classes and confusions of `Evaluation.to_dict()`."""
     heads = evaluation["heads"]
     fused = heads["fused"]
-    table = Table(title=f"{fused['num_images']:,} images of {evaluation['data']}")
+    table = Table(title=f"{fused['num_images']:,} images of {printable(evaluation['data'])}")
     for column in ("", "top-1", "95 % interval", "top-5", "95 % interval", "nll", "calib. error"):
         table.add_column(column, justify="left" if not column else "right")
     for head, metrics in heads.items():
@@ -51,7 +52,7 @@ def print_evaluation(
         classes.add_column(column, justify="left" if column == "class" else "right")
     for row in fused["per_class"][:MAX_CLASS_ROWS]:
         classes.add_row(
-            Text(row["name"]),
+            Text(printable(row["name"])),
             f"{row['num_images']:,}",
             _share(row["precision"]),
             _share(row["recall"]),
@@ -73,7 +74,7 @@ def _print_confusion(
             table.add_column(str(index), justify="right")
         for index, (name, row) in enumerate(zip(class_names, confusion, strict=True)):
             cells = [str(n) if n else "." for n in row]
-            table.add_row(Text(f"{index} {name}"), *cells)
+            table.add_row(Text(f"{index} {printable(name)}"), *cells)
         console.print(table)
         return
     pairs = [
@@ -86,5 +87,5 @@ def _print_confusion(
     for column in ("images", "true class", "taken for"):
         table.add_column(column)
     for n, true, taken in sorted(pairs, reverse=True)[:20]:
-        table.add_row(str(n), Text(true), Text(taken))
+        table.add_row(str(n), Text(printable(true)), Text(printable(taken)))
     console.print(table)

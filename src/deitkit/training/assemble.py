@@ -13,7 +13,7 @@ import torch
 
 from deitkit.artifacts.bundle import Bundle, load_bundle, save_bundle
 from deitkit.augmentation import ViewPolicy
-from deitkit.config import RunConfig, settled
+from deitkit.config import AUTO, RunConfig, settled
 from deitkit.data import Dataset, ImageSet
 from deitkit.data.preprocess import Preprocessing
 from deitkit.errors import ConfigError, ModelFileError
@@ -26,14 +26,14 @@ from deitkit.optim import Schedule, WeightAverage, build_adamw, decay_from_half_
 from deitkit.runtime.device import precision_for
 from deitkit.runtime.world import World
 from deitkit.teachers import LiveTeacher, NoTeacher, Teacher
-from deitkit.training.loader import TrainSteps, load_steps
+from deitkit.training.loader import PREFETCHED_STEPS, TrainSteps, load_steps
 from deitkit.training.parts import TrainParts
 from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
 from deitkit.training.state import TrainState
 from deitkit.training.step import train_step
 
 NUM_WARM_STEPS = 2
-NUM_TIMED_STEPS = 6
+NUM_TIMED_STEPS = 8
 NUM_TIMED_IMAGES = 128
 
 
@@ -187,17 +187,24 @@ def score(
     return {"top1": metrics.top1, "nll": metrics.nll, "ece": metrics.ece}
 
 
-def measure(assembly: Assembly) -> tuple[float, float]:
-    """Seconds of one training step, loading included, and of one evaluation. Spoils the state."""
+def measure(assembly: Assembly, *, limit_s: float) -> tuple[float, float]:
+    """Seconds of one training step, loading included, and of one evaluation. Spoils the state.
+
+    The batches that loader workers prepared ahead are used up first: they would hide the loading.
+    Slow steps are cut off after `limit_s`, when at least two were timed.
+    """
     state, parts, world = assembly.state, assembly.parts, assembly.world
-    timed = max(NUM_TIMED_STEPS, 2 * settled(assembly.config.run.workers))
-    times = []
-    batches = assembly.batches(0, NUM_WARM_STEPS + timed)
-    for batch in batches:
+    num_warm = NUM_WARM_STEPS + PREFETCHED_STEPS * settled(assembly.config.run.workers)
+    times = [time.monotonic()]
+    for batch in assembly.batches(0, num_warm + NUM_TIMED_STEPS):
         with world.lost_ranks_told():
             float(train_step(state, batch, parts).losses.total)
         times.append(time.monotonic())
-    step_s = (times[-1] - times[NUM_WARM_STEPS - 1]) / timed
+        is_late = world.any(times[-1] - times[0] > limit_s)
+        if is_late and len(times) > NUM_WARM_STEPS + 2:
+            break
+    first = min(num_warm, max(NUM_WARM_STEPS, len(times) - 1 - NUM_TIMED_STEPS))
+    step_s = (times[-1] - times[first]) / (len(times) - 1 - first)
     few = assembly.dataset.val
     few = few.subset(np.arange(min(NUM_TIMED_IMAGES, len(few))), few.name)
     start = time.monotonic()
@@ -205,10 +212,7 @@ def measure(assembly: Assembly) -> tuple[float, float]:
     num_models = 1 if state.average is None else 2
     share = len(assembly.dataset.val) / len(few)
     evaluation_s = (time.monotonic() - start) * share * num_models
-    return (
-        world.max(step_s),
-        world.max(evaluation_s),
-    )
+    return world.max(step_s), world.max(evaluation_s)
 
 
 def build_teacher(config: RunConfig, dataset: Dataset, device: torch.device) -> Teacher:
@@ -257,7 +261,7 @@ def _load_start(model: ImageModel, path: str) -> None:
 def _view_policy(config: RunConfig) -> ViewPolicy:
     views = config.views
     return ViewPolicy(
-        crop=views.crop,
+        crop="none" if views.crop == AUTO else views.crop,
         scale=views.scale if isinstance(views.scale, tuple) else (0.35, 1.0),
         ratio=views.ratio,
         padding=views.padding,

@@ -14,7 +14,7 @@ DEFAULT_BUDGET_S = 30 * 60.0
 CPU_MACS_PER_SECOND_AND_CORE = 12e9
 """Multiply-adds a second of training small transformers; only the choice of a size reads it."""
 
-WIDTH_DEPTH = {"nano": (64, 6), "micro": (128, 6), "tiny": (192, 12), "small": (384, 12)}
+WIDTH_DEPTH = {"nano": (64, 4), "micro": (128, 6), "tiny": (192, 12), "small": (384, 12)}
 
 
 class Choice(NamedTuple):
@@ -69,11 +69,12 @@ def choose_model(
         if 3 * macs * num_images * 30 / rate <= budget_s:
             size = candidate
             break
-    name = f"deit_{size}{'_distilled' if has_teacher else ''}_patch{patch}_{side}"
+    name = f"deit_{size}_conv{'_distilled' if has_teacher else ''}_patch{patch}_{side}"
     token = " and a distillation token for the teacher" if has_teacher else ""
     return Choice(
         name,
         f"width {WIDTH_DEPTH[size][0]} fits {num_images} images and {budget_s / 60:.0f} minutes; "
+        "convolutions in stem and blocks help small data; "
         f"patches of {patch} make {num_tokens} tokens{token}",
     )
 
@@ -98,7 +99,10 @@ def choose_lr(embed_dim: int | None, batch_size: int) -> Choice:
     )
 
 
-def choose_crop(is_small: bool) -> Choice:
+def choose_crop(num_epochs: float, *, is_small: bool) -> Choice:
+    """Shifts or crops, where there is time to learn from them."""
+    if is_small and num_epochs < 10:
+        return Choice("none", f"{num_epochs:.0f} epochs: each picture is still new as it is")
     if is_small:
         return Choice("padded", "small images: shifted by up to an eighth of a side")
     return Choice("random_resized", "photographs: random resized crops")
@@ -130,7 +134,7 @@ def choose_mixing(num_epochs: float, *, has_teacher: bool) -> tuple[Choice, Choi
     if num_epochs >= 100:
         reason = f"{num_epochs:.0f} epochs: mixing as in the paper"
         return Choice(0.8, reason), Choice(1.0, reason)
-    if has_teacher and num_epochs >= 20:
+    if has_teacher and num_epochs >= 60:
         reason = f"{num_epochs:.0f} epochs with a teacher, which labels the mixtures"
         return Choice(0.0, reason), Choice(1.0, reason)
     reason = f"{num_epochs:.0f} epochs are too few to learn from mixtures"

@@ -17,6 +17,9 @@ from deitkit.data import ImageSet
 from deitkit.errors import DeitkitError, WorkerError
 from deitkit.flow import Batch
 
+PREFETCHED_STEPS = 4
+"""Batches that each worker prepares ahead."""
+
 
 class TrainSteps(Dataset):
     """`steps[s]` is one rank's batch of optimisation step s.
@@ -133,7 +136,7 @@ def load_steps(steps: TrainSteps, first: int, last: int, *, workers: int) -> Ite
         batch_size=None,
         sampler=range(first, last),
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCHED_STEPS if workers else None,
         generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_the_trainer,
     )

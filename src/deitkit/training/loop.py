@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from deitkit.artifacts.checkpoint import rotate, save_checkpoint
-from deitkit.errors import DivergedError, ResourceError, StoppedError
+from deitkit.errors import DivergedError, ModelFileError, ResourceError, StoppedError
 from deitkit.flow import Batch
 from deitkit.models import ImageModel
 from deitkit.training.events import Evaluated, Event, Finished, Saved, StepDone, Warned
@@ -58,19 +58,19 @@ class Fit:
             ResourceError: checkpoints could not be written, several times in a row.
         """
         clock = _Clock(self.state.seconds)
-        saved_step = self.state.step
+        saved = self._progress()
         failed_saves = 0
         batches = self.batches(self.state.step, self.total_steps)
         try:
             while True:
                 if self._asked_to_stop():
-                    yield from self._save_and_raise(clock, saved_step)
+                    yield from self._save_and_raise(clock, saved)
                 if self._evaluation_is_due():
                     evaluated = self._evaluate()
                     if evaluated is None:
                         continue
                     yield evaluated
-                if self._checkpoint_is_due(saved_step):
+                if self._checkpoint_is_due(saved):
                     try:
                         yield self._save(clock)
                         failed_saves = 0
@@ -79,7 +79,7 @@ class Fit:
                         if failed_saves == MAX_FAILED_SAVES:
                             raise
                         yield Warned(f"no checkpoint at step {self.state.step}: {error}")
-                    saved_step = self.state.step
+                    saved = self._progress()
                 if self.state.step >= self.total_steps:
                     break
                 batch = next(batches)
@@ -88,24 +88,29 @@ class Fit:
                 yield done
                 self._check_finite(done)
         except GeneratorExit:
-            if self.state.step != saved_step:
+            if self._progress() != saved:
                 self._save(clock)
             raise
         self.state.seconds = clock.seconds()
         yield Finished(step=self.state.step, seconds=clock.seconds(), best=dict(self.state.best))
 
+    def _progress(self) -> tuple[int, int]:
+        """Steps done, and those done at the last evaluation: what a checkpoint may lack."""
+        return self.state.step, self.state.evaluated_step
+
     def _asked_to_stop(self) -> bool:
         """All ranks stop at the same step."""
         return self.parts.world.any(self.stop.signal_number is not None)
 
-    def _save_and_raise(self, clock: _Clock, saved_step: int) -> Iterator[Event]:
-        if self.state.step != saved_step:
+    def _save_and_raise(self, clock: _Clock, saved: tuple[int, int]) -> Iterator[Event]:
+        if self._progress() != saved:
             yield self._save(clock)
         number = self.stop.signal_number or 15
+        after = f"after step {self.state.step} of {self.total_steps}, checkpoint saved"
         raise StoppedError(
             number,
             self.folder.parent,
-            f"stopped after step {self.state.step} of {self.total_steps}, checkpoint saved",
+            f"stopped {after if self.state.step else 'before the first step'}",
             f"go on with `deitkit train out={self.folder.parent}`",
         )
 
@@ -122,7 +127,7 @@ class Fit:
             models["ema"] = state.average.model
         scores: dict[str, Mapping[str, float]] = {}
         for source, model in models.items():
-            result = self.validate(model, self._stop_now)
+            result = self._validated(model)
             if result is None:
                 return None
             scores[source] = result
@@ -140,14 +145,25 @@ class Fit:
             step=state.step, epoch=epoch, scores=plain, is_best=is_best, best=dict(state.best)
         )
 
+    def _validated(self, model: ImageModel) -> Scores | None:
+        try:
+            return self.validate(model, self._stop_now)
+        except ModelFileError as error:
+            raise DivergedError(
+                "NOT_FINITE",
+                f"step {self.state.step}",
+                error.why,
+                "lower lr= or set optim.clip_norm=1; the best weights so far are in best/",
+            ) from error
+
     def _stop_now(self) -> bool:
         """Asked between two batches of an evaluation, where ranks need not agree yet."""
         return self.parts.world.world_size == 1 and self.stop.signal_number is not None
 
-    def _checkpoint_is_due(self, saved_step: int) -> bool:
+    def _checkpoint_is_due(self, saved: tuple[int, int]) -> bool:
         step = self.state.step
         due = step % self.checkpoint_interval == 0 or step >= self.total_steps
-        return due and step != saved_step
+        return due and self._progress() != saved
 
     def _save(self, clock: _Clock) -> Saved:
         path = self.folder / f"step-{self.state.step:08d}"

@@ -85,7 +85,6 @@ def resolve_from_data(
     ratio = 1.0 if is_small else 0.875
     r.settle("data.crop_ratio", Choice(ratio, "small images whole" if is_small else "the usual"))
     _settle_statistics(r, dataset.train)
-    r.settle("views.crop", choices.choose_crop(is_small))
     r.settle("views.flip", choices.choose_flip(dataset.class_names))
 
     _settle_optimisation(r, len(dataset.train), device_type=device_type)
@@ -131,6 +130,10 @@ def resolve_from_clock(
     r.settle("schedule.checkpoint_interval", Choice(interval, "about a minute of work"))
 
     num_epochs = total / steps_per_epoch
+    is_small = config.data.crop_ratio == 1.0 and max(as_pair(config.data.image_size)) <= (
+        choices.SMALL_SIDE
+    )
+    r.settle("views.crop", choices.choose_crop(num_epochs, is_small=is_small))
     has_teacher = config.distill.kind != "none"
     mixup, cutmix = choices.choose_mixing(num_epochs, has_teacher=has_teacher)
     r.settle("views.mixup", mixup)

@@ -1,0 +1,140 @@
+"""A bundle that answers: the same numbers from evaluate, predict and plain torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from deitkit.artifacts.bundle import Bundle
+from deitkit.data.preprocess import Preprocessing
+from deitkit.evaluation.logits import prepare_batch
+from deitkit.evaluation.predictor import Predictor
+from tests.training.toy import toy_images, toy_model
+
+SPEC = Preprocessing(image_size=(16, 16), crop_ratio=1.0, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+NUM = 70
+
+
+def make_bundle(*, distilled: bool = True, **settings) -> Bundle:
+    model = toy_model(distilled=distilled, seed=4).eval()
+    pixels = torch.from_numpy(prepare_batch(toy_images(50, seed=8), np.arange(50), SPEC))
+    with torch.no_grad():
+        # Heads with opinions, and different ones, on all three classes.
+        for logits, head in zip(model(pixels), (model.head, model.head_dist), strict=True):
+            if head is not None:
+                head.bias -= 200 * logits.mean(dim=0)
+                head.weight *= 200
+    return Bundle(
+        model_config=model.config,
+        class_names=("a", "b", "c"),
+        preprocessing=SPEC,
+        provenance={},
+        state_dict=model.state_dict(),
+        **settings,
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    return toy_images(NUM, seed=3)
+
+
+def plain_probabilities(bundle: Bundle, images) -> dict[str, np.ndarray]:
+    """With torch alone: images of the model's size need no resizing, only normalising."""
+    pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).float() / 255
+    mean, std = torch.tensor(SPEC.mean).view(3, 1, 1), torch.tensor(SPEC.std).view(3, 1, 1)
+    with torch.no_grad():
+        cls, dist = bundle.build_model()((pixels - mean) / std)
+    heads = {"cls": cls}
+    if dist is not None:
+        heads |= {"dist": dist, "mean": (cls + dist) / 2}
+    found = {name: (z / bundle.temperature).softmax(1).numpy() for name, z in heads.items()}
+    if dist is not None:
+        t = bundle.temperature
+        found["softmax"] = (((cls / t).softmax(1) + (dist / t).softmax(1)) / 2).numpy()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fusion", "temperature"), [("mean", 1.0), ("mean", 2.5), ("softmax", 0.7), ("dist", 1.0)]
+)
+def test_evaluate_and_predict_are_plain_torch(images, fusion, temperature):
+    bundle = make_bundle(fusion=fusion, temperature=temperature)
+    predictor = Predictor(bundle, device=torch.device("cpu"))
+    expected = plain_probabilities(bundle, images)
+    pictures = [(f"picture {i}", images.image(i)) for i in range(NUM)]
+    predictions = [prediction for prediction, _ in predictor.predict(iter(pictures))]
+    got = np.stack([p.probabilities for p in predictions])
+    np.testing.assert_allclose(got, expected[fusion], atol=2e-6)
+    best = expected[fusion].argmax(axis=1)
+    assert [p.class_name for p in predictions] == ["abc"[k] for k in best]
+    assert [p.source for p in predictions] == [name for name, _ in pictures]
+    assert [p.probability for p in predictions] == pytest.approx(
+        expected[fusion].max(axis=1), abs=2e-6
+    )
+
+    evaluation = predictor.evaluate(images, source="toys")
+    assert list(evaluation.heads) == ["fused", "cls", "dist"]
+    for name, kind in (("fused", fusion), ("cls", "cls"), ("dist", "dist")):
+        right = expected[kind].argmax(axis=1) == images.labels
+        assert evaluation.heads[name].top1 == right.mean()
+        own = expected[kind][np.arange(NUM), images.labels]
+        assert evaluation.heads[name].nll == pytest.approx(-np.log(own).mean(), rel=1e-4)
+    assert evaluation.accuracy == (best == images.labels).mean()
+    assert len(set(best)) == 3 and 0 < evaluation.accuracy < 1
+    said = json.loads(json.dumps(evaluation.to_dict()))
+    assert (said["data"], said["fusion"]) == ("toys", fusion)
+
+
+def test_a_model_with_one_head_reports_one(images):
+    bundle = make_bundle(distilled=False, fusion="mean")
+    evaluation = Predictor(bundle, device=torch.device("cpu")).evaluate(images, source="x")
+    assert list(evaluation.heads) == ["fused"]
+    right = plain_probabilities(bundle, images)["cls"].argmax(axis=1) == images.labels
+    assert evaluation.accuracy == right.mean()
+
+
+def test_embeddings_are_what_the_heads_read(images):
+    """The mean of both tokens; the head applied to a one-token model's vector is its logits."""
+    bundle = make_bundle(distilled=False)
+    predictor = Predictor(bundle, device=torch.device("cpu"))
+    pictures = [("x", images.image(i)) for i in range(5)]
+    found = list(predictor.predict(iter(pictures), embeddings=True))
+    model = bundle.build_model()
+    vectors = torch.from_numpy(np.stack([vector for _, vector in found]))
+    with torch.no_grad():
+        probabilities = model.head(vectors).softmax(dim=1).numpy()
+    got = np.stack([prediction.probabilities for prediction, _ in found])
+    np.testing.assert_allclose(got, probabilities, atol=1e-6)
+    assert all(vector is None for _, vector in predictor.predict(iter(pictures)))
+
+
+@pytest.mark.parametrize("num", [0, 1, 64, 65])
+def test_every_picture_gets_one_answer_in_order(images, num):
+    predictor = Predictor(make_bundle(), device=torch.device("cpu"))
+    pictures = [(str(i), images.image(i)) for i in range(num)]
+    assert [p.source for p, _ in predictor.predict(iter(pictures))] == [str(i) for i in range(num)]
+
+
+def test_answers_come_before_the_last_picture_is_read(images):
+    """A million pictures are not all in memory: after 64 the first answers come."""
+    predictor = Predictor(make_bundle(), device=torch.device("cpu"))
+    read: list[int] = []
+
+    def pictures():
+        for i in range(NUM):
+            read.append(i)
+            yield str(i), images.image(i)
+
+    next(iter(predictor.predict(pictures())))
+    assert len(read) == 64
+
+
+def test_an_evaluation_is_frozen(images):
+    evaluation = Predictor(make_bundle(), device=torch.device("cpu")).evaluate(images, source="x")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        evaluation.source = "y"

@@ -1,0 +1,78 @@
+"""The convolutional stem and the convolution in the MLP: counts by hand, what they may not touch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from deitkit.errors import ConfigError
+from deitkit.models import create_model
+from deitkit.models.blocks import Mlp
+from deitkit.models.patch_embed import ConvStem
+
+
+def num_params(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("patch", "widths"), [(2, (32, 64)), (4, (32, 64)), (8, (16, 32, 64)), (16, (8, 16, 32, 64))]
+)
+def test_parameters_of_the_stem_by_hand(patch, widths):
+    """Each 3x3 convolution 9 in out, its norm 2 out; the projection 64 x 64 + 64."""
+    stem = ConvStem(in_channels=3, embed_dim=64, patch_size=patch)
+    expected, before = 64 * 64 + 64, 3
+    for width in widths:
+        expected += 9 * before * width + 2 * width
+        before = width
+    assert num_params(stem) == expected
+    assert stem(torch.rand(2, 3, 32, 48)).shape == (2, 32 * 48 // patch**2, 64)
+
+
+def test_a_conv_name_stands_for_stem_mlp_and_init():
+    plain = create_model("deit_nano_distilled_patch4_32", num_classes=10)
+    conv = create_model("deit_nano_conv_distilled_patch4_32", num_classes=10)
+    assert conv.config["stem"] == "conv" and conv.config["mlp_conv"] is True
+    assert conv.config["weight_init"] == "kaiming"
+    stem = num_params(conv.patch_embed) - num_params(plain.patch_embed)
+    in_mlps = 4 * (9 * 256 + 256)
+    assert num_params(conv) - num_params(plain) == stem + in_mlps
+
+
+def test_an_image_does_not_depend_on_its_batch_in_training_either():
+    torch.manual_seed(0)
+    model = create_model("deit_nano_conv_distilled_patch4_16", num_classes=3).train()
+    images = torch.rand(5, 3, 16, 16)
+    together = model(images)
+    alone = model(images[3:4])
+    torch.testing.assert_close(together.cls_logits[3:4], alone.cls_logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together.dist_logits[3:4], alone.dist_logits, atol=1e-5, rtol=1e-5)
+
+
+def test_special_tokens_pass_by_the_convolution_and_patches_hear_their_neighbours():
+    torch.manual_seed(0)
+    mlp = Mlp(name="m", embed_dim=8, hidden_dim=16, proj_drop=0.0, conv_grid=(3, 3))
+    tokens = torch.rand(1, 2 + 9, 8)
+    moved = tokens.clone()
+    moved[0, 2] += 1.0
+    changed = (mlp(tokens) - mlp(moved)).abs().sum(-1)[0] > 1e-6
+    # Patch 0 is the corner: it, its right and lower neighbours and the diagonal one hear it.
+    assert changed.tolist() == [False] * 2 + [True, True, False, True, True] + [False] * 4
+
+
+def test_with_a_silent_convolution_the_mlp_is_the_plain_one():
+    torch.manual_seed(0)
+    mlp = Mlp(name="m", embed_dim=8, hidden_dim=16, proj_drop=0.0, conv_grid=(2, 3))
+    plain = Mlp(name="m", embed_dim=8, hidden_dim=16, proj_drop=0.0)
+    plain.load_state_dict({k: v for k, v in mlp.state_dict().items() if "conv" not in k})
+    torch.nn.init.zeros_(mlp.conv.weight)
+    torch.nn.init.zeros_(mlp.conv.bias)
+    tokens = torch.rand(2, 7, 8)
+    torch.testing.assert_close(mlp(tokens), plain(tokens))
+
+
+def test_patches_that_are_no_power_of_two_are_refused_by_the_stem():
+    with pytest.raises(ConfigError, match="do not make patches of 7"):
+        create_model("deit_nano_patch7_28", stem="conv")
+    with pytest.raises(ConfigError, match="stem"):
+        create_model("deit_nano_patch4_32", stem="dense")

@@ -1,0 +1,188 @@
+"""What "auto" becomes: every choice has a reason, fits the data, and moves the right way."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deitkit.models import create_model, name_facts
+from deitkit.training import choices
+from deitkit.training.choices import Choice
+
+DEVICES = st.sampled_from(["cpu", "cuda", "mps"])
+PROBLEM = {
+    "num_images": st.integers(10, 10**6),
+    "budget_s": st.floats(10, 1e5),
+    "has_teacher": st.booleans(),
+    "device_type": DEVICES,
+    "num_cores": st.integers(1, 64),
+}
+
+
+@given(
+    median=st.integers(1, 6000),
+    above=st.integers(0, 3000),
+    device=DEVICES,
+    **{name: PROBLEM[name] for name in ("num_images", "budget_s", "has_teacher", "num_cores")},
+)
+@settings(max_examples=150, deadline=None)
+def test_every_choice_has_a_reason_and_fits(
+    median, above, device, num_images, budget_s, has_teacher, num_cores
+):
+    """A model that exists, for images of the size chosen, cut by its patches without a rest."""
+    size = choices.choose_image_size(median, median + above, device_type=device)
+    model = choices.choose_model(
+        size.value,
+        num_images=num_images,
+        budget_s=budget_s,
+        has_teacher=has_teacher,
+        device_type=device,
+        num_cores=num_cores,
+    )
+    facts = name_facts(model.value)
+    height, width = size.value
+    assert height % facts.patch_size == 0 == width % facts.patch_size
+    assert max(height, width) == facts.image_size
+    assert ("_distilled_" in model.value) == has_teacher
+    batch = choices.choose_batch_size(num_images, device_type=device)
+    assert batch.value >= 2 and batch.value % 2 == 0
+    lr = choices.choose_lr(facts.embed_dim, batch.value)
+    assert 0 < lr.value * batch.value / 512 < 0.1
+    for choice in (size, model, batch, lr):
+        assert choice.reason.strip() == choice.reason != ""
+
+
+def test_a_chosen_model_can_be_built():
+    size = choices.choose_image_size(28, 28, device_type="cpu").value
+    name = choices.choose_model(
+        size, num_images=100, budget_s=60, has_teacher=True, device_type="cpu", num_cores=2
+    ).value
+    model = create_model(name, num_classes=4, image_size=size)
+    assert model.image_size == size and model.head_dist is not None
+
+
+def num_weights(name: str) -> int:
+    return name_facts(name).embed_dim
+
+
+@given(num_images=PROBLEM["num_images"], has_teacher=st.booleans(), device=DEVICES)
+@settings(max_examples=60, deadline=None)
+def test_more_time_never_means_a_smaller_model(num_images, has_teacher, device):
+    widths = [
+        num_weights(
+            choices.choose_model(
+                (64, 64),
+                num_images=num_images,
+                budget_s=budget_s,
+                has_teacher=has_teacher,
+                device_type=device,
+                num_cores=2,
+            ).value
+        )
+        for budget_s in (10, 60, 600, 6000, 60000)
+    ]
+    assert widths == sorted(widths)
+
+
+@given(st.lists(st.integers(1, 10**7), min_size=2, max_size=8))
+def test_more_images_never_mean_a_smaller_batch(counts):
+    sizes = [choices.choose_batch_size(n, device_type="cpu").value for n in sorted(counts)]
+    assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [str(d) for d in range(10)],
+        list("abcxyz"),
+        ["07", "12", "99"],
+        ["turn left", "straight"],
+        ["hand_R", "hand_L"],
+        ["Left", "Right"],
+        ["facing-east", "up"],
+    ],
+    ids=str,
+)
+def test_no_mirror_where_it_would_change_the_label(names):
+    choice = choices.choose_flip(names)
+    assert choice.value == 0.0
+    assert "mirroring would change" in choice.reason
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["cat", "dog"], ["bright", "dull"], ["cleft chin", "other"], ["rlx", "easter"], ["7up", "2l"]],
+    ids=str,
+)
+def test_words_that_only_contain_a_side_are_mirrored(names):
+    assert choices.choose_flip(names).value == 0.5
+
+
+TIMES = {
+    "seconds": st.floats(1, 1e5),
+    "step_s": st.floats(1e-3, 5),
+    "evaluation_s": st.floats(1e-3, 100),
+    "steps_per_epoch": st.integers(1, 5000),
+    "max_epochs": st.integers(1, 1000),
+}
+
+
+@given(**TIMES)
+@settings(max_examples=300)
+def test_steps_fill_the_time_and_no_more(seconds, step_s, evaluation_s, steps_per_epoch, max_epochs):
+    steps, interval = choices.choose_steps(
+        seconds=seconds,
+        step_s=step_s,
+        evaluation_s=evaluation_s,
+        steps_per_epoch=steps_per_epoch,
+        max_epochs=max_epochs,
+    )
+    assert steps.reason and interval.reason
+    limit = steps_per_epoch * max_epochs
+    assert 1 <= steps.value <= limit
+    assert 1 <= interval.value <= steps.value
+    needed = steps.value * step_s + -(-steps.value // interval.value) * evaluation_s
+    assert needed <= seconds * (1 + 1e-9) or steps.value == 1
+    if 1 < steps.value < limit:
+        # Another step and the most evaluations there may be would no longer fit.
+        most_evaluations = max(2, 20, seconds * 0.1 / evaluation_s)
+        assert (steps.value + 1) * step_s + most_evaluations * evaluation_s > seconds
+
+
+def test_steps_by_hand():
+    """100 s, 0.1 s a step, 1 s an evaluation: ten evaluations take 10 s, 900 steps the rest."""
+    found = {"step_s": 0.1, "evaluation_s": 1.0, "steps_per_epoch": 10}
+    steps, interval = choices.choose_steps(seconds=100.0, max_epochs=300, **found)
+    assert (steps.value, interval.value) == (900, 90)
+    steps, _ = choices.choose_steps(seconds=100.0, max_epochs=30, **found)
+    assert steps.value == 300 and "30 epochs" in steps.reason
+
+
+@given(**{name: TIMES[name] for name in ("step_s", "evaluation_s", "steps_per_epoch")})
+def test_more_time_never_means_fewer_steps(step_s, evaluation_s, steps_per_epoch):
+    found = {"step_s": step_s, "evaluation_s": evaluation_s, "steps_per_epoch": steps_per_epoch}
+    # Far apart: between two numbers of evaluations there is a step back.
+    times = (evaluation_s * factor for factor in (2, 10, 100, 1000, 10000))
+    steps = [choices.choose_steps(seconds=s, max_epochs=10**6, **found)[0].value for s in times]
+    assert steps == sorted(steps)
+
+
+@given(st.floats(0.1, 2000), st.booleans())
+def test_mixing_and_crops_have_reasons(num_epochs, has_teacher):
+    mixup, cutmix = choices.choose_mixing(num_epochs, has_teacher=has_teacher)
+    scale = choices.choose_scale(num_epochs)
+    assert min(mixup.value, cutmix.value) >= 0
+    assert 0 < scale.value[0] <= scale.value[1] <= 1
+    assert all(choice.reason for choice in (mixup, cutmix, scale))
+
+
+def test_every_chooser_returns_choices():
+    """A new choice without a reason does not go unnoticed."""
+    for name, chooser in inspect.getmembers(choices, inspect.isfunction):
+        if name.startswith("choose_") and name != "choose_patch_size":
+            annotation = inspect.signature(chooser).return_annotation
+            assert "Choice" in str(annotation), name
+    assert Choice._fields == ("value", "reason")

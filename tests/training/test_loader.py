@@ -1,0 +1,204 @@
+"""Which images a step reads, and that workers, ranks, batches and interruptions change no pixel."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deitkit.augmentation import ViewPolicy, epoch_order
+from deitkit.data import ImageSet
+from deitkit.errors import DataError, WorkerError
+from deitkit.flow import Batch
+from deitkit.training.loader import TrainSteps, load_steps
+from tests.training.toy import SIDE, toy_images
+
+POLICY = ViewPolicy(scale=(0.3, 1.0), mixup=0.8, cutmix=1.0)
+
+
+class OnlyIds:
+    """What the order of an epoch reads of an image set."""
+
+    def __init__(self, num: int) -> None:
+        self.sample_ids = np.random.default_rng(num).integers(0, 2**64, num, dtype=np.uint64)
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+
+def make_steps(images: ImageSet, *, batch_size: int, rank: int = 0, world_size: int = 1):
+    return TrainSteps(
+        images,
+        policy=POLICY,
+        view_seed=3,
+        batch_size=batch_size,
+        image_size=(SIDE, SIDE),
+        teacher_size=(12, 12),
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+@given(
+    num=st.integers(2, 70),
+    batch_size=st.integers(2, 90),
+    world_size=st.integers(1, 4),
+    epoch=st.integers(0, 3),
+)
+@settings(max_examples=150, deadline=None)
+def test_an_epoch_is_its_order_whatever_divides_it(num, batch_size, world_size, epoch):
+    """Ranks and steps laid end to end are the order: every image once, pairs whole, shares even."""
+    images = OnlyIds(num)
+    ranks = [
+        make_steps(images, batch_size=batch_size, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    per_epoch = ranks[0].steps_per_epoch
+    assert per_epoch == -(-num // batch_size)
+    read: list[int] = []
+    step_sizes = []
+    for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
+        shares = [steps.indices(step) for steps in ranks]
+        for share in shares:
+            assert len(read) % 2 == 0 or len(share) == 0, "a share begins inside a pair"
+            read += share.tolist()
+        sizes = [len(share) for share in shares]
+        assert max(sizes) - min(sizes) <= 3, sizes
+        step_sizes.append(sum(sizes))
+        assert ranks[0].positions(step)[0] == epoch
+    assert read == epoch_order(3, epoch, images.sample_ids).tolist()
+    assert sorted(read) == list(range(num))
+    assert max(step_sizes) - min(step_sizes) <= 3
+    assert max(step_sizes) <= batch_size + batch_size % 2
+
+
+def test_orders_of_epochs_differ():
+    steps = make_steps(OnlyIds(50), batch_size=50)
+    assert steps.indices(0).tolist() != steps.indices(1).tolist()
+
+
+def seen(batches: list[Batch]) -> dict[tuple[int, int], tuple[bytes, ...]]:
+    """Everything about each (epoch, image): both renderings, label and mix, in bytes."""
+    found = {}
+    for batch in batches:
+        views = batch.views
+        for i, sample_id in enumerate(views.sample_ids_B):
+            partner = i ^ 1 if i ^ 1 < len(batch) else i
+            key = (batch.epoch, int(sample_id))
+            assert key not in found
+            found[key] = (
+                batch.images_BCHW[i].numpy().tobytes(),
+                batch.teacher_images_BCHW[i].numpy().tobytes(),
+                views.box_B4[i].tobytes() + views.flip_B[i].tobytes(),
+                views.lam_B[i].tobytes() + views.cut_B4[i].tobytes(),
+                bytes([int(batch.labels_B[i])]),
+                views.sample_ids_B[partner].tobytes(),
+            )
+    return found
+
+
+NUM_IMAGES, NUM_EPOCHS = 27, 3
+KINDS = pytest.mark.parametrize("one_size", [True, False], ids=["one-block", "many-sizes"])
+
+
+def all_of(images: ImageSet, *, batch_size: int, workers: int, world_size: int = 1, cut: int = 0):
+    """Three epochs, read anew from step `cut` on as after an interruption."""
+    batches: list[Batch] = []
+    for rank in range(world_size):
+        steps = make_steps(images, batch_size=batch_size, rank=rank, world_size=world_size)
+        end = NUM_EPOCHS * steps.steps_per_epoch
+        for first, last in ((0, cut), (cut, end)):
+            if first < last:
+                batches += load_steps(steps, first, last, workers=workers)
+    return seen(batches)
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"batch_size": 8, "workers": 2},
+        {"batch_size": 8, "workers": 5},
+        {"batch_size": 8, "workers": 0, "world_size": 2},
+        {"batch_size": 8, "workers": 2, "world_size": 2, "cut": 5},
+        {"batch_size": 5, "workers": 0},
+        {"batch_size": 27, "workers": 0, "world_size": 3},
+        {"batch_size": 8, "workers": 0, "cut": 1},
+        {"batch_size": 8, "workers": 2, "cut": 7},
+    ],
+    ids=lambda way: "-".join(f"{k}{v}" for k, v in way.items()),
+)
+def test_pixels_are_the_same_bytes_however_they_are_loaded(one_size, way):
+    """A.18, T18: 0, 2, 5 workers; 1, 2, 3 ranks; other batches; before and after an interruption."""
+    images = toy_images(NUM_IMAGES, one_size=one_size)
+    reference = all_of(images, batch_size=8, workers=0)
+    assert len(reference) == NUM_EPOCHS * NUM_IMAGES
+    assert len({pixels for pixels, *_ in reference.values()}) > 2 * NUM_IMAGES
+    assert all_of(images, **way) == reference
+
+
+def test_the_odd_last_image_stays_unmixed():
+    """27 images with Mixup and CutMix always on: 26 are mixed, the last of the order is not."""
+    steps = make_steps(toy_images(NUM_IMAGES), batch_size=8)
+    batches = [steps[step] for step in range(steps.steps_per_epoch)]
+    lam = np.concatenate([batch.views.lam_B for batch in batches])
+    assert lam[-1] == 1.0 and (lam[:-1] < 1.0).all()
+    first, global_sizes = [b.first for b in batches], [b.global_size for b in batches]
+    assert first == [0] * len(batches) and global_sizes == [len(b) for b in batches]
+
+
+def test_a_rank_knows_its_place_in_the_step():
+    """`first` and `global_size` key the model's noise: ranks must agree with one process."""
+    images = toy_images(23)
+    for step in range(3):
+        shares = [make_steps(images, batch_size=10, rank=r, world_size=2)[step] for r in range(2)]
+        assert [share.first for share in shares] == [0, len(shares[0])]
+        assert {share.global_size for share in shares} == {len(shares[0]) + len(shares[1])}
+
+
+class BrokenSet:
+    """Images of which one cannot be had."""
+
+    def __init__(self, images: ImageSet, fault) -> None:
+        self.sample_ids, self.sizes, self.labels = images.sample_ids, images.sizes, images.labels
+        self.pixels = None
+        self._images, self._fault = images, fault
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, index: int) -> np.ndarray:
+        if index == 3:
+            self._fault()
+        return self._images.image(index)
+
+
+def vanish() -> None:
+    raise DataError("FILE_GONE", "photos/x.png", "is gone", "bring it back")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_workers_error_arrives_as_itself(workers):
+    """D39: the image's name and the exit code are those of the error in the worker."""
+    steps = make_steps(BrokenSet(toy_images(12), vanish), batch_size=4)
+    with pytest.raises(DataError) as caught:
+        list(load_steps(steps, 0, 3, workers=workers))
+    assert (caught.value.code, caught.value.subject, caught.value.exit_code) == (
+        "FILE_GONE",
+        "photos/x.png",
+        3,
+    )
+
+
+def test_a_killed_worker_is_told():
+    """T32: ERR 8, not a hang."""
+    steps = make_steps(
+        BrokenSet(toy_images(12), lambda: os.kill(os.getpid(), signal.SIGKILL)), batch_size=4
+    )
+    with pytest.raises(WorkerError) as caught:
+        list(load_steps(steps, 0, 3, workers=1))
+    assert (caught.value.code, caught.value.exit_code) == ("WORKER_DIED", 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -103,9 +104,7 @@ def test_other_settings_are_refused_with_the_difference(unfinished, settings, di
 def test_a_change_goes_on_where_it_is_accepted(unfinished):
     """T41, needs flag: from step 5 on with the new rate, and it is said."""
     events: list = []
-    deitkit.train(
-        out=unfinished, lr=0.02, on_event=events.append, **{"run.accept_changes": True}
-    )
+    deitkit.train(out=unfinished, lr=0.02, on_event=events.append, **{"run.accept_changes": True})
     steps = [e for e in events if type(e).__name__ == "StepDone"]
     assert [e.step for e in steps] == list(range(6, 13))
     notes = [e.text for e in events if type(e).__name__ == "Warned"]
@@ -153,8 +152,6 @@ def test_more_epochs_are_free_and_stretch_the_cosine(unfinished):
 )
 def test_an_accepted_change_is_kept(tmp_path, unfinished, settings, num_steps):
     """Stopped again and gone on with out= alone, the run still has its new settings."""
-    import shutil
-
     other = shutil.copytree(unfinished, tmp_path / "other")
     deitkit.train(out=unfinished, **settings)
     leave_after(8, out=other, **settings)
@@ -175,7 +172,7 @@ def test_the_same_command_on_a_finished_run_changes_nothing(finished, photos):
 
 def test_a_finished_run_is_not_prolonged(finished):
     before = tree(finished)
-    with pytest.raises(CheckpointError, match="schedule.epochs: 2 -> 9"):
+    with pytest.raises(CheckpointError, match=r"schedule\.epochs: 2 -> 9"):
         deitkit.train(out=finished, epochs=9)
     assert tree(finished) == before
 
@@ -212,8 +209,6 @@ def test_a_left_run_ends_as_if_it_had_not_been(tmp_path, photos, finished_once, 
 
 def test_other_images_are_refused(tmp_path, unfinished, photos):
     """D41: ERR 4 with the counts of then and now."""
-    import shutil
-
     fewer = tmp_path / "fewer"
     shutil.copytree(photos, fewer)
     (fewer / "train" / "a" / "3.png").unlink()
@@ -223,8 +218,6 @@ def test_other_images_are_refused(tmp_path, unfinished, photos):
 
 
 def test_the_same_images_elsewhere_are_taken(tmp_path, unfinished, photos, finished_once):
-    import shutil
-
     shutil.copytree(photos, tmp_path / "moved")
     deitkit.train(out=unfinished, data=tmp_path / "moved")
     assert end_state(unfinished) == end_state(finished_once)

@@ -109,7 +109,7 @@ def test_a_digest_sees_every_part_but_the_time():
 
 
 def test_it_needs_a_run_and_two_steps(tmp_path, finished_once):
-    with pytest.raises(CheckpointError, match="holds no config.yaml"):
+    with pytest.raises(CheckpointError, match=r"holds no config\.yaml"):
         deitkit.verify_resume(tmp_path)
     with pytest.raises(ConfigError, match="2 or more"):
         deitkit.verify_resume(finished_once, steps=1)

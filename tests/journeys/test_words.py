@@ -59,7 +59,8 @@ def test_models_can_be_built(commands):
     names = commands("models").out.split()
     assert {"deit_tiny_patch16_224", "regnety_160", "small_cnn"} <= set(names)
     assert len(set(names)) == len(names)
-    assert commands("summary", "small_cnn", "num_classes=3").code == 0
+    for words in (("small_cnn", "num_classes=3"), ("--num_classes", "3", "model=small_cnn")):
+        assert commands("summary", *words).code == 0
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,7 @@ def test_models_can_be_built(commands):
         (("train", "data=PHOTOS", "distill.kind=soft"), 2, "NO_TEACHER", "teacher="),
         (("train", "data=PHOTOS", *TINY[:1], "image_size=17"), 2, "IMAGE_SIZE", "=16x16"),
         (("trian", "data=PHOTOS"), 2, "USAGE", 'Did you mean "train"?'),
+        (("tr\nain",), 2, "USAGE", "--help shows the verbs"),
         (("evaluate",), 2, "USAGE", "--run"),
         (("evaluate", "nowhere"), 2, "NO_RUN", "name a run folder"),
         (("evaluate", "RUN", "dta=PHOTOS"), 2, "USAGE", "Did you mean --data?"),

@@ -79,7 +79,10 @@ PLAN = Planned(
     start_step=5,
     batch_size=8,
     summary=[("classes", "2: [red], dog")],
-    choices=[("model.name", "deit_nano", "it fits"), ("views.flip", "0.5", "no class names a side")],
+    choices=[
+        ("model.name", "deit_nano", "it fits"),
+        ("views.flip", "0.5", "no class names a side"),
+    ],
     forecast_s=75.0,
     budget="auto",
 )
@@ -203,7 +206,8 @@ def test_what_was_found_is_described():
     rng = np.random.default_rng(0)
     names = ("a\nb", "\u202egnp")
     pairs = [
-        (rng.integers(0, 255, (12, 10 + i // 2, 3), dtype=np.uint8), names[i % 2]) for i in range(30)
+        (rng.integers(0, 255, (12, 10 + i // 2, 3), dtype=np.uint8), names[i % 2])
+        for i in range(30)
     ]
     lines = dict(describe_dataset(open_dataset(pairs, val_fraction=0.2)))
     assert lines["classes"] == r"2: a\nb, \u202egnp"

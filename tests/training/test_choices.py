@@ -132,7 +132,9 @@ TIMES = {
 
 @given(**TIMES)
 @settings(max_examples=300)
-def test_steps_fill_the_time_and_no_more(seconds, step_s, evaluation_s, steps_per_epoch, max_epochs):
+def test_steps_fill_the_time_and_no_more(
+    seconds, step_s, evaluation_s, steps_per_epoch, max_epochs
+):
     steps, interval = choices.choose_steps(
         seconds=seconds,
         step_s=step_s,

@@ -117,6 +117,7 @@ def all_of(images: ImageSet, *, batch_size: int, workers: int, world_size: int =
     return seen(batches)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @KINDS
 @pytest.mark.parametrize(
     "way",
@@ -133,7 +134,7 @@ def all_of(images: ImageSet, *, batch_size: int, workers: int, world_size: int =
     ids=lambda way: "-".join(f"{k}{v}" for k, v in way.items()),
 )
 def test_pixels_are_the_same_bytes_however_they_are_loaded(one_size, way):
-    """A.18, T18: 0, 2, 5 workers; 1, 2, 3 ranks; other batches; before and after an interruption."""
+    """A.18, T18: 0, 2, 5 workers; 1 to 3 ranks; other batches; before and after an interruption."""
     images = toy_images(NUM_IMAGES, one_size=one_size)
     reference = all_of(images, batch_size=8, workers=0)
     assert len(reference) == NUM_EPOCHS * NUM_IMAGES

@@ -1,4 +1,4 @@
-"""The loop: when it evaluates and saves, how it stops, what it keeps, and that it goes on exactly."""
+"""The loop: when it evaluates and saves, how it stops, what it keeps, and that it goes on."""
 
 from __future__ import annotations
 
@@ -252,9 +252,7 @@ def test_the_best_of_weights_and_average_is_kept(bench):
         (10, "raw"): (0.6, 2.0),
         (10, "ema"): (0.5, 0.1),
     }
-    bench.scores = lambda step, source: dict(
-        zip(("top1", "nll"), table[step, source], strict=True)
-    )
+    bench.scores = lambda step, source: dict(zip(("top1", "nll"), table[step, source], strict=True))
     events = [e for e in bench.fit().events() if isinstance(e, Evaluated | Finished)]
     assert bench.best == [
         (True, {"step": 4, "source": "ema", "top1": 0.5, "nll": 0.9}),

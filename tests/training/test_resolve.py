@@ -94,7 +94,10 @@ def test_a_users_value_is_never_replaced(given_settings):
 
 
 def test_a_pair_of_sides_stays_a_pair():
-    assert resolve({"image_size": (16, 24), "model": "small_cnn"}).get("data.image_size") == (16, 24)
+    assert resolve({"image_size": (16, 24), "model": "small_cnn"}).get("data.image_size") == (
+        16,
+        24,
+    )
 
 
 def test_epochs_times_steps_per_epoch_is_the_number_of_steps():

@@ -83,7 +83,9 @@ def plain_loop(
                 term = F.cross_entropy(dist_logits, answers.argmax(dim=1))
             else:
                 term = 4 * F.kl_div(
-                    (dist_logits / 2).log_softmax(1), (answers / 2).softmax(1), reduction="batchmean"
+                    (dist_logits / 2).log_softmax(1),
+                    (answers / 2).softmax(1),
+                    reduction="batchmean",
                 )
             loss = 0.7 * loss + 0.3 * term
         optimizer.zero_grad()
@@ -254,6 +256,8 @@ def test_a_packed_state_goes_on_with_the_same_bits():
     other.unpack(tensors, copy.deepcopy(numbers))
     assert bits(other.pack()[0]) == bits(tensors)
     assert other.pack()[1] == numbers
+    assert (other.step, other.num_updates, other.evaluated_step, other.seconds) == (4, 4, 4, 12.5)
+    assert (other.best, other.history) == (state.best, state.history)
     for step in range(4, 8):
         one = train_step(state, steps[step], parts)
         two = train_step(other, steps[step], other_parts)

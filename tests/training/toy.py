@@ -61,7 +61,7 @@ def toy_model(*, distilled: bool = False, seed: int = 0, **more: Any) -> ImageMo
 
 
 class ConvTeacher(nn.Module):
-    """A convolution, batch norm, ReLU, mean: a teacher that could be harmed. Remembers its input."""
+    """Convolution, batch norm, ReLU, mean: a teacher to harm, that remembers its input."""
 
     def __init__(self, num_classes: int = NUM_CLASSES) -> None:
         super().__init__()

@@ -194,10 +194,13 @@ def freeze(
         request.config, dataset, device_type=world.device.type, num_cores=num_cores
     )
     resolution.settle_ranks(world.world_size)
-    progress("timing a few steps", 0, None)
     probe = assemble(resolution.config, dataset, world=world)
     limit_s = MEASURE_SHARE * budget_s(request.config)
-    step_s, evaluation_s = measure(probe, limit_s=limit_s)
+    step_s, evaluation_s = measure(
+        probe,
+        limit_s=limit_s,
+        progress=lambda done, total: progress("timing a few steps", done, total),
+    )
     elapsed_s = world.max(time.monotonic() - started)
     resolve_from_clock(
         resolution,

@@ -8,11 +8,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deitkit.api.fit import Progress, fit, no_progress
+from deitkit.api.fit import Progress, fit, no_progress, scan
 from deitkit.api.request import CONFIG_FILE, PYTHON_SEQUENCE, RESULT_FILE, read_request
-from deitkit.config import read_config_file
+from deitkit.config import RunConfig, build_config, read_config_file
 from deitkit.data import DecodeFault, DecodePolicy, decode_array, list_images, open_split
-from deitkit.errors import ConfigError, DeitkitError
+from deitkit.errors import ConfigError, DataError, DeitkitError
 from deitkit.flow import Prediction
 from deitkit.runtime.strict_json import load_json
 from deitkit.runtime.threads import calm_threads
@@ -91,22 +91,35 @@ class Run:
     def evaluate(
         self, data: Any = None, *, split: str | None = None, progress: Progress = no_progress
     ) -> Evaluation:
-        """Metrics on labelled images: `data`, or what the run was trained on (test, else val).
+        """Metrics on labelled images: `data`, or the test split of what the run was trained on.
+
+        Where that has none, the images the run validated on, also where it split them off itself.
 
         Raises:
             DataError: the images cannot be read, or have classes the run does not know.
         """
-        source = self._own_data() if data is None else data
-        images = open_split(
-            source,
-            split=split,
-            class_names=self.class_names,
-            decode=self.predictor.decode_policy,
-            progress=lambda done, total: progress("reading images", done, total),
-        )
+
+        def reading(done: int, total: int | None) -> None:
+            progress("reading images", done, total)
+
+        own = self._own_data() if data is None else None
+        source = data if own is None else own
+        try:
+            images = open_split(
+                source,
+                split=split or ("test" if own is not None else None),
+                class_names=self.class_names,
+                decode=self.predictor.decode_policy,
+                progress=reading,
+            )
+        except DataError as error:
+            if own is None or split is not None or error.code != "NO_SPLIT":
+                raise
+            images = scan(self._config(), own, progress).val
+        shown = source if isinstance(source, str | Path) else "a Python sequence"
         return self.predictor.evaluate(
             images,
-            source=images.name if data is not None else f"{source} ({images.name})",
+            source=f"{shown} ({images.name})",
             progress=lambda done, total: progress("evaluating", done, total),
         )
 
@@ -142,10 +155,12 @@ class Run:
 
         return self.predictor.predict(loaded(), embeddings=embeddings)
 
-    def _own_data(self) -> str:
+    def _config(self) -> RunConfig:
         path = self.folder / CONFIG_FILE
-        values, _ = read_config_file(path) if path.is_file() else ({}, {})
-        source = values.get("data.path")
+        return build_config(read_config_file(path)[0]) if path.is_file() else RunConfig()
+
+    def _own_data(self) -> str:
+        source = self._config().data.path
         if source is None or source == PYTHON_SEQUENCE:
             raise ConfigError(
                 "NO_DATA",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from deitkit.data import printable
 from deitkit.errors import DataError, DeitkitError
 
 SHOWN_CLASSES = 3
@@ -66,14 +67,15 @@ def predict(run: str, *images: str, json: bool = False, embeddings: str | None =
     finally:
         console.close()
     for source, reason in bad:
-        print(f"deitkit: left out {source}: {reason}", file=sys.stderr)
+        print(f"deitkit: left out {printable(source)}: {printable(reason)}", file=sys.stderr)
     if json:
         failed = [{"source": source, "error": reason} for source, reason in bad]
         print(json_module.dumps([*rows, *failed], indent=1))
     else:
         for row in rows:
             shown = list(row["probabilities"].items())[:SHOWN_CLASSES]
-            print(row["source"] + "\t" + "  ".join(f"{name} {100 * p:.1f} %" for name, p in shown))
+            answers = "  ".join(f"{printable(name)} {100 * p:.1f} %" for name, p in shown)
+            print(f"{printable(row['source'])}\t{answers}")
     if embeddings is not None and vectors:
         _write_vectors(Path(embeddings).expanduser(), vectors)
     if bad and not rows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from typing import Any
 
@@ -36,7 +35,9 @@ def train(
     values |= _pairs(settings)
     ranks_wanted = int(ranks) if ranks is not None and ranks.isdecimal() else 1
     if ranks_wanted > 1 and "WORLD_SIZE" not in os.environ:
-        return _launch(ranks_wanted)
+        from deitkit.runtime.launch import launch_ranks
+
+        return launch_ranks(ranks_wanted, sys.argv[1:])
 
     from deitkit.api import fit
     from deitkit.reporting.console import TrainingConsole
@@ -92,18 +93,3 @@ def _pairs(settings: tuple[str, ...]) -> dict[str, str]:
             raise ConfigError("TWICE", name, "is set twice", "give it once")
         values[name] = value
     return values
-
-
-def _launch(ranks: int) -> int:
-    """The same command once a rank, through torch's own launcher."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={ranks}",
-        "-m",
-        "deitkit",
-        *sys.argv[1:],
-    ]
-    return subprocess.run(command, check=False).returncode

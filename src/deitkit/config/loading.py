@@ -216,7 +216,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "views.switch_prob": (0, 1),
     "distill.weight": (0, 1),
     "distill.temperature": (1e-3, 1e3),
-    "optim.batch_size": (1, 10**7),
+    "optim.batch_size": (2, 10**7),
     "optim.device_batch_size": (1, 10**7),
     "optim.lr": (0, 100),
     "optim.warmup": (0, 0.9),

@@ -90,7 +90,7 @@ class TrainingConsole:
         if what != self._stage:
             self.close()
             self._stage, self._stage_start = what, now
-        if self._bar is None and (total is None or now - self._stage_start > SHOWN_AFTER_S):
+        if self._bar is None and now - self._stage_start > SHOWN_AFTER_S:
             self._open(what, total)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total)

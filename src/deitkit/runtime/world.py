@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -130,6 +131,9 @@ class World:
     def close(self) -> None:
         """Leave the other ranks; they need not be alive any more."""
         if self.world_size > 1 and dist.is_initialized():
+            # A wrapped model in a reference cycle would keep the group's threads alive, and they
+            # abort the process when they ask for Python's lock while it ends.
+            gc.collect()
             dist.destroy_process_group()
 
     @contextmanager

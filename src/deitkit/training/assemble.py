@@ -187,7 +187,9 @@ def score(
     return {"top1": metrics.top1, "nll": metrics.nll, "ece": metrics.ece}
 
 
-def measure(assembly: Assembly, *, limit_s: float) -> tuple[float, float]:
+def measure(
+    assembly: Assembly, *, limit_s: float, progress: Callable[[int, int], None]
+) -> tuple[float, float]:
     """Seconds of one training step, loading included, and of one evaluation. Spoils the state.
 
     The batches that loader workers prepared ahead are used up first: they would hide the loading.
@@ -200,6 +202,7 @@ def measure(assembly: Assembly, *, limit_s: float) -> tuple[float, float]:
         with world.lost_ranks_told():
             float(train_step(state, batch, parts).losses.total)
         times.append(time.monotonic())
+        progress(len(times) - 1, num_warm + NUM_TIMED_STEPS)
         is_late = world.any(times[-1] - times[0] > limit_s)
         if is_late and len(times) > NUM_WARM_STEPS + 2:
             break

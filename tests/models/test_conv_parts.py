@@ -1,4 +1,4 @@
-"""The convolutional stem and the convolution in the MLP: counts by hand, what they may not touch."""
+"""The convolutional stem and the convolution in the MLP: counts, and what they do not touch."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_without_a_terminal_the_lines_are_plain(output, monkeypatch, columns):
         "/runs/[bold]x",
         "going on from step 5 of 30",
         "note: [blink]careful[/blink]",
-        "weights 50.00 %, average 62.50 % best so far",
+        "weights 50.00 %, average 62.50 % kept",
         "75.00 % of 1,200 validation images right (95 % interval 50.0 to 90.0), 12,345 parameters",
         "1 min 20 s of training",
     ):

@@ -39,6 +39,7 @@ class Bench:
         self.scores: Callable[[int, str], dict[str, float]] = lambda step, source: {
             "top1": step / 100,
             "nll": 1.0,
+            "num_images": 10**6,
         }
         self.evaluated: list[tuple[int, str]] = []
         self.best: list[tuple[bool, dict[str, Any]]] = []
@@ -242,21 +243,28 @@ def test_the_third_failed_save_ends_the_run(bench, monkeypatch):
     assert bench.on_disk()[1]["step"] == 2
 
 
+NUM = {"num_images": 10**6}
+
+
 def test_the_best_of_weights_and_average_is_kept(bench):
-    """Accuracy first, then likelihood; an equal is no better; the source is written down."""
+    """Accuracy first, then likelihood; of equals the later; the source is written down."""
     table = {
         (4, "raw"): (0.5, 1.0),
         (4, "ema"): (0.5, 0.9),  # same accuracy, likelier
         (8, "raw"): (0.4, 0.1),
-        (8, "ema"): (0.5, 0.9),  # the very same again
+        (8, "ema"): (0.49, 0.1),  # likelier, and certainly less accurate
         (10, "raw"): (0.6, 2.0),
         (10, "ema"): (0.5, 0.1),
     }
-    bench.scores = lambda step, source: dict(zip(("top1", "nll"), table[step, source], strict=True))
+    bench.scores = lambda step, source: {
+        "top1": table[step, source][0],
+        "nll": table[step, source][1],
+        "num_images": 10**6,
+    }
     events = [e for e in bench.fit().events() if isinstance(e, Evaluated | Finished)]
     assert bench.best == [
-        (True, {"step": 4, "source": "ema", "top1": 0.5, "nll": 0.9}),
-        (False, {"step": 10, "source": "raw", "top1": 0.6, "nll": 2.0}),
+        (True, {"step": 4, "source": "ema", "top1": 0.5, "nll": 0.9, "peak_top1": 0.5} | NUM),
+        (False, {"step": 10, "source": "raw", "top1": 0.6, "nll": 2.0, "peak_top1": 0.6} | NUM),
     ]
     assert [e.is_best for e in events[:-1]] == [True, False, True]
     assert events[-1].best["source"] == "raw"

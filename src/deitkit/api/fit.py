@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from deitkit.api.freeze import (
+    Progress,
+    check_same_data,
+    check_same_teacher,
+    freeze,
+    no_progress,
+    scan,
+    write_config,
+)
 from deitkit.api.request import (
     CHECKPOINT_FOLDER,
-    CONFIG_FILE,
-    DATA_REPORT_FILE,
     METRICS_FILE,
     RESULT_FILE,
     Request,
     meet_folder,
     read_request,
 )
-from deitkit.config import RunConfig, flatten, settled, write_config_text
-from deitkit.config.changes import FREE
-from deitkit.data import Dataset, DecodePolicy, open_dataset
+from deitkit.config import flatten, settled
 from deitkit.errors import CheckpointError, StoppedError
 from deitkit.reporting.found import describe_dataset
 from deitkit.reporting.metrics_log import MetricsLog
-from deitkit.runtime.durable import write_file, write_json
+from deitkit.runtime.durable import write_json
 from deitkit.runtime.lock import RunLock, check_output_folder
-from deitkit.runtime.memory import available_memory_bytes
 from deitkit.runtime.signals import StopRequest
 from deitkit.runtime.temporary_names import remove_leftovers
 from deitkit.runtime.threads import calm_threads
@@ -37,17 +38,6 @@ from deitkit.training.events import Evaluated, Event, Finished, Planned, StepDon
 if TYPE_CHECKING:
     from deitkit.runtime.world import World
     from deitkit.training.assemble import Assembly
-
-Progress = Callable[[str, int, int | None], None]
-MEMORY_SHARE = 0.25
-MEASURE_SHARE = 0.05
-"""Of the budget, what timing a few steps may take."""
-FINISH_SHARE = 0.94
-"""Of the time left after the measurement, what steps and evaluations may take."""
-
-
-def no_progress(what: str, done: int, total: int | None) -> None:
-    return None
 
 
 def fit(*, progress: Progress = no_progress, **settings: Any) -> Iterator[Event]:
@@ -103,7 +93,8 @@ def _train(
 
     dataset = scan(request.config, request.source, _until_stopped(request, stop, progress))
     if request.resumes:
-        _check_same_data(request, dataset)
+        check_same_data(request, dataset)
+        check_same_teacher(request)
         if request.changed and world.is_main:
             write_config(request)
     else:
@@ -154,85 +145,6 @@ def _until_stopped(request: Request, stop: StopRequest, progress: Progress) -> P
         progress(what, done, total)
 
     return told
-
-
-def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
-    """Read, check and split the images of `source`, keeping small sets in memory."""
-    data = config.data
-    free = available_memory_bytes() or 0
-    keep = {"auto": int(MEMORY_SHARE * free), "memory": 2**62, "off": 0}
-    return open_dataset(
-        source,
-        val_fraction=data.val_fraction,
-        bad_images=data.bad_images,
-        decode=DecodePolicy(
-            channels=data.channels,
-            background=data.background,
-            max_pixels=data.max_pixels,
-            min_side=data.min_side,
-        ),
-        fail_on_leak=data.fail_on_leak,
-        allow_empty_class=data.allow_empty_class,
-        keep_bytes=keep[data.image_cache],
-        progress=lambda done, total: progress("reading images", done, total),
-    )
-
-
-def freeze(
-    request: Request,
-    dataset: Dataset,
-    world: World,
-    started: float,
-    progress: Progress,
-) -> None:
-    """Turn every "auto" into a value, time a few steps, and write the run's config."""
-    from deitkit.training.assemble import assemble, measure
-    from deitkit.training.resolve import budget_s, resolve_from_clock, resolve_from_data
-
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    resolution = resolve_from_data(
-        request.config, dataset, device_type=world.device.type, num_cores=num_cores
-    )
-    resolution.settle_ranks(world.world_size)
-    probe = assemble(resolution.config, dataset, world=world)
-    limit_s = MEASURE_SHARE * budget_s(request.config)
-    step_s, evaluation_s = measure(
-        probe,
-        limit_s=limit_s,
-        progress=lambda done, total: progress("timing a few steps", done, total),
-    )
-    elapsed_s = world.max(time.monotonic() - started)
-    resolve_from_clock(
-        resolution,
-        step_s=step_s,
-        evaluation_s=evaluation_s,
-        steps_per_epoch=probe.steps.steps_per_epoch,
-        seconds_left=FINISH_SHARE * (budget_s(request.config) - elapsed_s),
-    )
-    request.config, request.reasons = resolution.config, resolution.reasons
-    request.identity = {
-        "lineage": _lineage(request.config, dataset.fingerprint),
-        "data": dataset.fingerprint,
-        "deitkit": version("deitkit"),
-    }
-    request.forecast_s = step_s * settled(request.config.schedule.steps)
-    if world.is_main:
-        # The config comes last: with it there is a run, and that run has its report.
-        write_json(request.folder / DATA_REPORT_FILE, dataset.report.to_dict())
-        write_config(request)
-    world.barrier()
-
-
-def write_config(request: Request) -> None:
-    text = write_config_text(
-        request.config,
-        asked=request.asked,
-        reasons=request.reasons,
-        identity=request.identity,
-        header="A deitkit run, every setting as it was used. Repeat it with\n"
-        f"deitkit train config={CONFIG_FILE} out=somewhere/else",
-    )
-    write_file(request.folder / CONFIG_FILE, text.encode())
 
 
 def restore(assembly: Assembly, request: Request, machine: dict[str, Any]) -> list[str]:
@@ -315,23 +227,3 @@ def _planned(request: Request, assembly: Assembly) -> Planned:
         forecast_s=request.forecast_s,
         budget=request.config.schedule.budget,
     )
-
-
-def _lineage(config: RunConfig, fingerprint: str) -> str:
-    """Names a run by what decides its weights."""
-    values = {k: str(v) for k, v in flatten(config).items() if k not in FREE}
-    text = json.dumps([values, fingerprint], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _check_same_data(request: Request, dataset: Dataset) -> None:
-    if request.identity["data"] != dataset.fingerprint:
-        report = json.loads((request.folder / DATA_REPORT_FILE).read_text(encoding="utf-8"))
-        before = report["num_images"]
-        raise CheckpointError(
-            "DATASET_CHANGED",
-            request.folder,
-            f"the images are not those this run began with ({before['train']} + {before['val']} "
-            f"then, {len(dataset.train)} + {len(dataset.val)} now)",
-            "bring the images back, or start anew with another out= or overwrite=true",
-        )

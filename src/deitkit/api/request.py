@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def read_request(settings: Mapping[str, Any]) -> Request:
     """
     settings = {name: value for name, value in settings.items() if value is not None}
     source = settings.get("data", settings.get("data.path"))
-    if isinstance(source, Sequence) and not isinstance(source, str):
+    if _is_in_python(source):
         settings["data"] = PYTHON_SEQUENCE
     settings["teacher"] = getattr(settings.get("teacher"), "folder", settings.get("teacher"))
     file_values: dict[str, Any] = {}
@@ -100,12 +101,25 @@ def read_request(settings: Mapping[str, Any]) -> Request:
     folder = _run_folder(config)
     config = with_values(config, {"run.out": str(folder)})
     asked = {name: known[name] for name in dict.fromkeys(names)}
-    if not isinstance(source, Sequence) or isinstance(source, str):
+    if not _is_in_python(source):
         source = config.data.path
     request = Request(config=config, folder=folder, asked=asked, source=source)
+    ranks = asked.get("run.ranks", 1)
+    if isinstance(ranks, int) and ranks > 1 and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            "RANKS",
+            f"ranks={ranks}",
+            "this is one process",
+            f"write `deitkit train ranks={ranks} ...`, or start it with torchrun",
+        )
     if config.run.overwrite or not (folder / CONFIG_FILE).is_file():
         check_new(request)
     return request
+
+
+def _is_in_python(source: Any) -> bool:
+    """Whether the images are given as objects and not as a path."""
+    return source is not None and not isinstance(source, str | os.PathLike)
 
 
 def _run_folder(config: RunConfig) -> Path:
@@ -174,7 +188,7 @@ def meet_folder(request: Request) -> None:
     request.reasons = dict(information["reasons"])
     request.identity = dict(information["identity"])
     request.resumes = True
-    if not isinstance(request.source, Sequence) or isinstance(request.source, str):
+    if not _is_in_python(request.source):
         request.source = request.config.data.path
     if request.result is None:
         if request.source == PYTHON_SEQUENCE:
@@ -197,6 +211,15 @@ def check_new(request: Request) -> None:
             "name the images: `deitkit train data=photos/ out=...`",
         )
     check_data_path(request)
+    teacher = request.config.distill.teacher
+    if teacher is not None and not Path(teacher).exists():
+        raise ConfigError(
+            "NO_TEACHER",
+            teacher,
+            "does not exist",
+            "give the folder of an earlier run: `deitkit train data=... model=small_cnn "
+            "out=runs/teacher` makes one",
+        )
 
 
 def check_data_path(request: Request) -> None:

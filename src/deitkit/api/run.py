@@ -8,7 +8,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deitkit.api.fit import Progress, fit, no_progress, scan
+from deitkit.api.fit import fit
+from deitkit.api.freeze import Progress, no_progress, scan
 from deitkit.api.request import CONFIG_FILE, PYTHON_SEQUENCE, RESULT_FILE, read_request
 from deitkit.config import RunConfig, build_config, read_config_file
 from deitkit.data import DecodeFault, DecodePolicy, decode_array, list_images, open_split

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deitkit.api.fit import Progress, no_progress, scan
+from deitkit.api.freeze import Progress, no_progress, scan
 from deitkit.api.request import CONFIG_FILE
 from deitkit.config import RunConfig, build_config, read_config_file
 from deitkit.data import check_source

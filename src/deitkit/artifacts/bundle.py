@@ -10,6 +10,7 @@ digests. Nothing in it is run, imported or fetched: a model is a name in our own
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -145,6 +146,16 @@ def load_bundle(path: str | Path) -> Bundle:
             # A training run may have replaced its best bundle between two of our reads.
             if _identity(path) == before:
                 raise
+
+
+def bundle_digest(path: str | Path) -> str:
+    """Names the content of the bundle at `path` (itself or in a run folder): 64 bits in hex.
+
+    Raises:
+        ModelFileError: NO_BUNDLE.
+    """
+    manifest = (_find_bundle(Path(path).expanduser()) / MANIFEST).read_bytes()
+    return hashlib.sha256(manifest).hexdigest()[:16]
 
 
 def _load(folder: Path) -> Bundle:

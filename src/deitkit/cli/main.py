@@ -44,8 +44,8 @@ def build_app() -> App:
         version=deitkit.__version__,
         help_format="plaintext",
     )
-    for name, (verb, group) in VERBS.items():
-        app.command(verb, name=name, group=group)
+    for place, (name, (verb, group)) in enumerate(VERBS.items()):
+        app.command(verb, name=name, group=group, sort_key=place)
     return app
 
 

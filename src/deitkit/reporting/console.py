@@ -188,7 +188,7 @@ class TrainingConsole:
             f"{'weights' if source == 'raw' else 'average'} {percent(scores['top1'])}"
             for source, scores in event.scores.items()
         ]
-        mark = "  best so far" if event.is_best else ""
+        mark = "  kept" if event.is_best else ""
         line = f"epoch {event.epoch:6.1f}  validation accuracy: {', '.join(parts)}{mark}"
         self.console.print(line)
 

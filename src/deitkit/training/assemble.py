@@ -170,7 +170,7 @@ def score(
     world: World,
     stop: Callable[[], bool],
 ) -> dict[str, float] | None:
-    """top1, nll and calibration error of the fused heads, or None when asked to stop."""
+    """top1, nll, calibration error of the fused heads and num_images; None when asked to stop."""
     logits = collect_logits(
         model,
         images,
@@ -184,7 +184,12 @@ def score(
         return None
     logits = logits.gathered(world.gather_rows)
     metrics = summarise(logits.fused("mean"), images.labels[logits.indices], images.class_names)
-    return {"top1": metrics.top1, "nll": metrics.nll, "ece": metrics.ece}
+    return {
+        "top1": metrics.top1,
+        "nll": metrics.nll,
+        "ece": metrics.ece,
+        "num_images": metrics.num_images,
+    }
 
 
 def measure(

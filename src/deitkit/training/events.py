@@ -65,6 +65,7 @@ class Evaluated:
     scores: Mapping[str, Mapping[str, float]]
     """{"raw": {"top1": ..., "nll": ...}, "ema": {...}}; no "ema" where no average is kept."""
     is_best: bool
+    """Whether the better of them is now the bundle in `best/`."""
     best: Mapping[str, Any]
 
 

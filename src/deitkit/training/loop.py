@@ -14,14 +14,13 @@ from deitkit.flow import Batch
 from deitkit.models import ImageModel
 from deitkit.training.events import Evaluated, Event, Finished, Saved, StepDone, Warned
 from deitkit.training.parts import TrainParts
+from deitkit.training.selection import Scores, better_of, is_kept
 from deitkit.training.state import TrainState
 from deitkit.training.step import train_step
 
 MAX_BAD_STEPS = 3
 MAX_FAILED_SAVES = 3
 KEPT_CHECKPOINTS = 2
-
-Scores = Mapping[str, float]
 
 
 class Stop(Protocol):
@@ -120,7 +119,7 @@ class Fit:
         return due and self.state.evaluated_step < step
 
     def _evaluate(self) -> Evaluated | None:
-        """Weights and average on the validation images; the better of all so far is kept."""
+        """Weights and average on the validation images; the better one may be kept."""
         state = self.state
         models = {"raw": state.model}
         if state.average is not None:
@@ -131,11 +130,13 @@ class Fit:
             if result is None:
                 return None
             scores[source] = result
-        winner = max(scores, key=lambda source: _rank(scores[source]))
-        is_best = not state.best or _rank(scores[winner]) > _rank(state.best)
+        winner = better_of(scores)
+        is_best = is_kept(scores[winner], state.best)
         state.evaluated_step = state.step
         if is_best:
+            peak = max(scores[winner]["top1"], state.best.get("peak_top1", 0.0))
             state.best = {"step": state.step, "source": winner, **scores[winner]}
+            state.best["peak_top1"] = peak
             if self.parts.world.is_main:
                 self.save_best(models[winner], dict(state.best))
         epoch = state.step / self.parts.steps_per_epoch
@@ -192,11 +193,6 @@ class Fit:
             f"{', '.join(f'{i:016x}' for i in done.sample_ids[:8])})",
             "lower lr= or set optim.clip_norm=1; the best weights so far are in best/",
         )
-
-
-def _rank(scores: Mapping[str, Any]) -> tuple[float, float]:
-    """Higher is better: accuracy, then likelihood."""
-    return scores["top1"], -scores["nll"]
 
 
 class _Clock:

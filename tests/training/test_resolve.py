@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deitkit.config import AUTO, RunConfig, build_config, flatten
+from deitkit.config import AUTO, RunConfig, build_config, flatten, with_values
 from deitkit.data import Dataset, open_dataset
 from deitkit.errors import ConfigError
 from deitkit.training.resolve import Resolution, resolve_from_clock, resolve_from_data
@@ -134,3 +134,14 @@ def test_a_kind_of_distillation_without_a_teacher_is_refused():
 def test_digits_are_not_mirrored_and_cats_are():
     assert resolve({}, dataset(names=("0", "1"))).get("views.flip") == 0.0
     assert resolve({}).get("views.flip") > 0.0
+
+
+def test_of_epochs_and_budget_the_first_to_end_counts():
+    """3 epochs of 10 steps: 30 steps where 100 s allow 1,000 of 0.1 s, 20 where they allow 20."""
+    for step_s, steps in ((0.1, 30), (5.0, 20)):
+        config = build_config({"data": "x", "epochs": 3, "budget": "110s", "image_size": 16})
+        resolution = Resolution(with_values(config, {"data.crop_ratio": 1.0}))
+        resolve_from_clock(
+            resolution, step_s=step_s, evaluation_s=0.0, steps_per_epoch=10, seconds_left=100.0
+        )
+        assert resolution.get("schedule.steps") == steps

@@ -51,5 +51,5 @@ def _field_texts(class_node: ast.ClassDef) -> dict[str, str]:
             and isinstance(after, ast.Expr)
             and isinstance(after.value, ast.Constant)
         ):
-            texts[field.target.id] = str(after.value.value)
+            texts[field.target.id] = " ".join(str(after.value.value).split())
     return texts

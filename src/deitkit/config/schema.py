@@ -168,7 +168,8 @@ class ScheduleConfig:
     epochs: int | Auto = AUTO
     """Passes over the training images. Short: epochs."""
     budget: str | Auto = AUTO
-    """Time for the whole command: 90s, 30m, 2h. auto: at most 30 minutes. Short: budget."""
+    """Time for the whole command: 90s, 30m, 2h. auto: at most 30 minutes, unless epochs says how
+    long. With both, whichever ends first. Short: budget."""
     steps: int | Auto = AUTO
     """Optimisation steps; fixed before the first one and never changed after."""
     eval_interval: int | Auto = AUTO

@@ -107,20 +107,22 @@ def resolve_from_clock(
 ) -> None:
     """Settle the number of steps, and what depends on it."""
     config = r.config
-    if config.schedule.epochs != AUTO:
-        r.settle(
-            "schedule.steps",
-            Choice(config.schedule.epochs * steps_per_epoch, f"{config.schedule.epochs} epochs"),
-        )
-        evaluation_steps = max(steps_per_epoch, r.get("schedule.steps") // 20)
-        r.settle("schedule.eval_interval", Choice(evaluation_steps, "at most 20 evaluations"))
     is_auto = config.schedule.budget == AUTO
+    max_epochs = choices.MAX_AUTO_EPOCHS if is_auto else choices.MAX_BUDGET_EPOCHS
+    if config.schedule.epochs != AUTO:
+        max_epochs = config.schedule.epochs
+        if is_auto:
+            # Epochs alone are a promise of passes, whatever they take.
+            reason = f"{max_epochs} epochs"
+            r.settle("schedule.steps", Choice(max_epochs * steps_per_epoch, reason))
+            evaluation_steps = max(steps_per_epoch, r.get("schedule.steps") // 20)
+            r.settle("schedule.eval_interval", Choice(evaluation_steps, "at most 20 evaluations"))
     steps, interval = choices.choose_steps(
         seconds=seconds_left,
         step_s=step_s,
         evaluation_s=evaluation_s,
         steps_per_epoch=steps_per_epoch,
-        max_epochs=choices.MAX_AUTO_EPOCHS if is_auto else choices.MAX_BUDGET_EPOCHS,
+        max_epochs=max_epochs,
     )
     r.settle("schedule.steps", steps)
     r.settle("schedule.eval_interval", interval)

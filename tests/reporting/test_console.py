@@ -84,7 +84,7 @@ PLAN = Planned(
         ("views.flip", "0.5", "no class names a side"),
     ],
     forecast_s=75.0,
-    budget="auto",
+    time_decides=True,
 )
 RESULT = {"val_top1": 0.75, "val_top1_interval": [0.5, 0.9], "num_val": 1200} | {
     "parameters": 12345,

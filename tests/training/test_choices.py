@@ -188,3 +188,12 @@ def test_every_chooser_returns_choices():
             annotation = inspect.signature(chooser).return_annotation
             assert "Choice" in str(annotation), name
     assert Choice._fields == ("value", "reason")
+
+
+def test_a_budget_that_is_used_up_still_gives_a_sentence():
+    """Nothing is left: one step, and no negative seconds in the reason."""
+    steps, interval = choices.choose_steps(
+        seconds=-5.0, step_s=0.1, evaluation_s=1.0, steps_per_epoch=10, max_epochs=300
+    )
+    assert (steps.value, interval.value) == (1, 1)
+    assert "0 s are left" in steps.reason

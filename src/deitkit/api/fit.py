@@ -24,7 +24,7 @@ from deitkit.api.request import (
     meet_folder,
     read_request,
 )
-from deitkit.config import flatten, settled
+from deitkit.config import AUTO, flatten, settled
 from deitkit.errors import CheckpointError, StoppedError
 from deitkit.reporting.found import describe_dataset
 from deitkit.reporting.metrics_log import MetricsLog
@@ -225,5 +225,5 @@ def _planned(request: Request, assembly: Assembly) -> Planned:
         summary=summary,
         choices=choices,
         forecast_s=request.forecast_s,
-        budget=request.config.schedule.budget,
+        time_decides=AUTO == request.config.schedule.epochs == request.config.schedule.budget,
     )

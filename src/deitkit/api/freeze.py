@@ -50,6 +50,7 @@ def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
         ),
         fail_on_leak=data.fail_on_leak,
         allow_empty_class=data.allow_empty_class,
+        follow_symlinks_outside=data.follow_symlinks_outside,
         keep_bytes=keep[data.image_cache],
         progress=lambda done, total: progress("reading images", done, total),
     )
@@ -87,6 +88,12 @@ def freeze(
         seconds_left=FINISH_SHARE * (budget_s(request.config) - elapsed_s),
     )
     request.config, request.reasons = resolution.config, resolution.reasons
+    share = settled(request.config.schedule.steps) / probe.steps.steps_per_epoch
+    if share < 1:
+        request.notes.append(
+            f"{settled(request.config.schedule.steps)} steps see {100 * share:.0f} % of the images "
+            "once, which teaches little; a longer budget= gives more"
+        )
     request.identity = {
         "lineage": _lineage(request.config, dataset.fingerprint),
         "data": dataset.fingerprint,

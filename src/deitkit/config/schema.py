@@ -49,6 +49,8 @@ class DataConfig:
     """Stop when the same picture is in training and validation; otherwise it is a warning."""
     allow_empty_class: bool = False
     """Keep the place of a class folder without a usable image."""
+    follow_symlinks_outside: bool = False
+    """Read pictures that links point to outside the data folder; otherwise they are left out."""
     image_cache: Literal["auto", "memory", "off"] = AUTO
     """Decoded images kept in memory: 'auto' where they fill at most a quarter of what is free."""
 

@@ -68,7 +68,7 @@ def check_training_classes(
             "EMPTY_CLASS",
             printable(listing.location),
             f"no usable image in {name_list(empty)}{reasons}",
-            "add images, remove the class, or keep its place with allow_empty_class",
+            "add images, remove the class, or keep its place with data.allow_empty_class=true",
         )
     fallen = [
         f"{name} ({left} of {before})"

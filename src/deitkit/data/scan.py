@@ -123,7 +123,7 @@ def scan_store(
                     "BAD_IMAGE",
                     printable(store.describe(row)),
                     str(looked.fault),
-                    "remove or replace it, or set bad_images to skip",
+                    "remove or replace it, or set data.bad_images=skip",
                 )
             else:
                 scan.skipped.add(looked.fault.reason, store.describe(row), looked.fault.detail)

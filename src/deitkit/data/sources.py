@@ -166,7 +166,7 @@ def list_class_folders(source: Path, folder: Path, follow_outside: bool) -> List
             "OUTSIDE_ROOT",
             printable(folder),
             f"is a link that leads out of {printable(source)}",
-            "allow it (follow_symlinks_outside), or copy the folder",
+            "set data.follow_symlinks_outside=true, or copy the folder",
         )
     folders, images, ignored = subfolders(root)
     if not folders:

@@ -66,7 +66,7 @@ class SplitReader:
                 "BAD_IMAGE",
                 printable(listing.location),
                 listing.skipped.first_cases(1),
-                "remove or replace it, or set bad_images to skip",
+                "remove or replace it, or set data.bad_images=skip",
             )
         scan = scan_store(
             listing.store,

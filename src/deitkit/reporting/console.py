@@ -157,7 +157,7 @@ class TrainingConsole:
         length = f"{plan.total_steps:,} steps, {epochs:.1f} epochs"
         if plan.forecast_s is not None:
             length += f", about {duration(plan.forecast_s)}"
-            if plan.budget == "auto":
+            if plan.time_decides:
                 length += "; budget=2h gives it more"
         grid.add_row("training", length)
         grid.add_row("run folder", Text(plan.run_folder))

@@ -73,7 +73,7 @@ def choose_model(
     token = " and a distillation token for the teacher" if has_teacher else ""
     return Choice(
         name,
-        f"width {WIDTH_DEPTH[size][0]} fits {num_images} images and {budget_s / 60:.0f} minutes; "
+        f"width {WIDTH_DEPTH[size][0]} fits {num_images} images and {budget_s / 60:.0f} min; "
         "convolutions in stem and blocks help small data; "
         f"patches of {patch} make {num_tokens} tokens{token}",
     )
@@ -153,6 +153,7 @@ def choose_steps(
 ) -> tuple[Choice, Choice]:
     """Steps that fill `seconds`, and the interval of the evaluations, which take a tenth of it."""
     num_evaluations = max(2, min(20, int(0.1 * seconds / max(evaluation_s, 1e-6))))
+    seconds = max(seconds, 0.0)
     steps = int((seconds - num_evaluations * evaluation_s) / step_s)
     limit = max_epochs * steps_per_epoch
     reason = f"a step takes {step_s * 1000:.0f} ms here, {seconds:.0f} s are left for training"

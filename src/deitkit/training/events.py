@@ -27,7 +27,8 @@ class Planned:
     """What was chosen: (name, value, reason)."""
     forecast_s: float | None
     """Expected seconds of training; None for a run that goes on."""
-    budget: str
+    time_decides: bool
+    """Neither epochs nor budget were asked for, so a budget would give it more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,8 @@ def serve() -> None:
             code = 1
             try:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
+                # Under nohup it is ignored, and a run rightly leaves it so.
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)
                 code = run_child(request["start"])
             except BaseException:
                 traceback.print_exc()

@@ -86,7 +86,7 @@ def test_models_can_be_built(commands):
         (("train", "data=PHOTOS", "config=none.yaml"), 2, "CONFIG_FILE", "check the path"),
         (("train", "data=PHOTOS", "model=vit"), 2, "MODEL", "deitkit.list_models()"),
         (("train", "data=PHOTOS", "device=tpu"), 2, "BAD_DEVICE", "set device to"),
-        (("train", "data=PHOTOS", "teacher=none.pt"), 5, "NO_BUNDLE", "folder of a run"),
+        (("train", "data=PHOTOS", "teacher=none.pt"), 2, "NO_TEACHER", "out=runs/teacher"),
         (("train", "data=PHOTOS", "distill.kind=soft"), 2, "NO_TEACHER", "teacher="),
         (("train", "data=PHOTOS", *TINY[:1], "image_size=17"), 2, "IMAGE_SIZE", "=16x16"),
         (("trian", "data=PHOTOS"), 2, "USAGE", 'Did you mean "train"?'),

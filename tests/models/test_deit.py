@@ -111,7 +111,7 @@ def test_drop_path_grows_linearly_or_is_constant():
     assert drop_path_rates(0.05, 3, "constant") == [0.05, 0.05, 0.05]
     assert drop_path_rates(0.1, 1, "linear") == [0.0]
     model = create_model("deit_nano_patch4_16", drop_path=0.1)
-    assert [block.drop_path for block in model.blocks] == drop_path_rates(0.1, 6, "linear")
+    assert [block.drop_path for block in model.blocks] == drop_path_rates(0.1, 4, "linear")
 
 
 @pytest.mark.parametrize("num_classes", [10, 100, 1000])
@@ -154,7 +154,7 @@ def test_the_other_starts():
     assert tutorial.blocks[0].attn.qkv.bias is None
     assert tutorial.blocks[0].attn.num_heads == 4
     scaled = create_model("deit_nano_patch4_16", layer_scale=1e-4)
-    torch.testing.assert_close(scaled.blocks[5].ls2.gamma, torch.full((64,), 1e-4))
+    torch.testing.assert_close(scaled.blocks[3].ls2.gamma, torch.full((64,), 1e-4))
 
 
 def test_images_of_another_shape_are_refused_with_the_right_one():

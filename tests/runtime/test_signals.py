@@ -15,8 +15,16 @@ from deitkit.runtime.signals import StopRequest
 ASKED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
+@pytest.fixture
+def terminal_signals():
+    """SIGHUP as in a terminal, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", ASKED)
-def test_first_signal_is_a_request(number):
+def test_first_signal_is_a_request(number, terminal_signals):
     """T10, T12, T15."""
     before = [signal.getsignal(n) for n in ASKED]
     with StopRequest() as stop:

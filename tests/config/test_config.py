@@ -75,7 +75,7 @@ def test_every_answer_to_a_foreign_name_is_a_setting():
         ({"epochs": 0}, "give a value from 1"),
         ({"lr": "nan"}, "give a number or auto"),
         ({"overwrite": "maybe"}, "give true or false"),
-        ({"distill.kind": "sofft"}, "give auto or soft or hard or none"),
+        ({"distill.kind": "sofft"}, "give auto or soft or standardised or hard or none"),
         ({"budget": "5 parsecs"}, "write 90s, 30m or 2h"),
         ({"image_size": "0"}, "give a value from 1"),
         ({"lr": "1", "optim.lr": "2"}, "set twice"),

@@ -1,4 +1,4 @@
-"""Losses with answers that can be worked out by hand (FACTS A.9 to A.11)."""
+"""Losses with answers that can be worked out by hand (FACTS A.9 to A.12)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from deitkit.losses import (
     smooth_targets,
     soft_cross_entropy,
     soft_distillation,
+    standardised_distillation,
 )
 
 
@@ -225,7 +226,7 @@ def test_a_copy_of_the_teacher_costs_nothing():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "sfot"}, "'sfot' is not known; choose soft or hard or none"),
+        ({"kind": "sfot"}, "'sfot' is not known; choose soft or standardised or hard or none"),
         ({"kind": "soft", "reduction": "sum"}, "choose batchmean or numel"),
         ({"kind": "soft", "weight": 1.5}, "1.5 is not in 0 to 1"),
         ({"kind": "soft", "weight": math.nan}, "weight"),
@@ -244,3 +245,34 @@ def test_a_teacher_that_is_missing_or_of_other_classes_is_named():
         DistillationLoss("soft")(output, targets, None)
     with pytest.raises(ConfigError, match=r"TEACHER_CLASSES.*\[6, 4\].*\[6, 5\]"):
         DistillationLoss("hard")(output, targets, teacher[:, :4])
+
+
+@given(scale=st.floats(0.1, 20), shift=st.floats(-50, 50), own=st.booleans())
+def test_standardised_kind_ignores_scale_and_shift_of_either_logits(scale, shift, own):
+    """FACTS A.12: z-scores do not change under a positive affine change."""
+    student = torch.tensor([[2.0, 1.0, 0.0], [0.5, -1.0, 3.0]], dtype=torch.float64)
+    teacher = torch.tensor([[0.0, 3.0, 1.0], [1.0, 1.5, 2.5]], dtype=torch.float64)
+    changed = (student * scale + shift, teacher) if own else (student, teacher * scale + shift)
+    got = standardised_distillation(*changed, temperature=2.0)
+    torch.testing.assert_close(got, standardised_distillation(student, teacher, temperature=2.0))
+
+
+def test_standardised_kind_by_hand_and_with_two_classes():
+    """z of (2, 1, 0) is (a, 0, -a), of (0, 3, 1) (-4, 5, -1) / sqrt(14), a = sqrt(3/2)."""
+    a = math.sqrt(1.5)
+    student = torch.tensor([[2.0, 1.0, 0.0]])
+    teacher = torch.tensor([[0.0, 3.0, 1.0]])
+    expected = soft_distillation(
+        torch.tensor([[a, 0.0, -a]]),
+        torch.tensor([[-4.0, 5.0, -1.0]]) / math.sqrt(14),
+        temperature=1.0,
+    )
+    got = standardised_distillation(student, teacher, temperature=1.0)
+    torch.testing.assert_close(got, expected)
+    two = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3), 0.0]])
+    assert standardised_distillation(*two, temperature=1.0).item() == pytest.approx(
+        0.130812, abs=1e-6
+    )
+    flat = torch.zeros(1, 3, requires_grad=True)
+    standardised_distillation(flat, teacher, temperature=1.0).backward()
+    assert torch.isfinite(flat.grad).all()

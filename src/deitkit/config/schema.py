@@ -123,12 +123,13 @@ class DistillConfig:
 
     teacher: str | None = None
     """A run or bundle folder. Without a teacher the student learns from labels. Short: teacher."""
-    kind: Literal["auto", "soft", "hard", "none"] = AUTO
-    """soft: the teacher's probabilities; hard: its first choice (the paper); none."""
+    kind: Literal["auto", "soft", "standardised", "hard", "none"] = AUTO
+    """soft: the teacher's probabilities; standardised: the same of z-scored logits; hard: its
+    first choice (the paper); none."""
     weight: float | Auto = AUTO
     """Share of the teacher in the loss, 0 to 1. The paper: 0.5 for hard, 0.1 for soft."""
     temperature: float = 3.0
-    """Softmax temperature, above 0; only the soft kind reads it. The paper's tau."""
+    """Softmax temperature, above 0; only the soft kinds read it. The paper's tau."""
     reduction: Literal["batchmean", "numel"] = "batchmean"
     """numel divides by images times classes, as the authors' code does."""
 

@@ -38,6 +38,39 @@ def soft_distillation(
     return kl * temperature**2 / num_terms
 
 
+def standardised_distillation(
+    student_logits_BK: Tensor,
+    teacher_logits_BK: Tensor,
+    *,
+    temperature: float,
+    reduction: str = "batchmean",
+    normalizer: float | None = None,
+) -> Tensor:
+    """`soft_distillation` of z-scored logits: each image's have mean 0 and deviation 1 first.
+
+    Only the order and proportions of the teacher's logits are asked for, not their size. Sun et al.
+    2024, "Logit Standardization in Knowledge Distillation", arXiv:2403.01427, section 4. With two
+    classes every z-score is +1 or -1 and says nothing but the decision, so that plain
+    `soft_distillation` is used there.
+    """
+    if student_logits_BK.shape[1] > 2:
+        student_logits_BK = _z_scores(student_logits_BK)
+        teacher_logits_BK = _z_scores(teacher_logits_BK)
+    return soft_distillation(
+        student_logits_BK,
+        teacher_logits_BK,
+        temperature=temperature,
+        reduction=reduction,
+        normalizer=normalizer,
+    )
+
+
+def _z_scores(logits_BK: Tensor) -> Tensor:
+    wide_BK = at_least_float32(logits_BK)
+    centred_BK = wide_BK - wide_BK.mean(dim=1, keepdim=True)
+    return centred_BK / centred_BK.square().mean(dim=1, keepdim=True).clamp_min(1e-12).sqrt()
+
+
 def hard_distillation(
     student_logits_BK: Tensor, teacher_logits_BK: Tensor, *, normalizer: float | None = None
 ) -> Tensor:

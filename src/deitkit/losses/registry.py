@@ -10,7 +10,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from deitkit.losses.distillation import hard_distillation, soft_distillation
+from deitkit.losses.distillation import (
+    hard_distillation,
+    soft_distillation,
+    standardised_distillation,
+)
 
 
 class TeacherTerm(Protocol):
@@ -30,6 +34,11 @@ def build_soft(*, temperature: float, reduction: str) -> TeacherTerm:
     return partial(soft_distillation, temperature=temperature, reduction=reduction)
 
 
+def build_standardised(*, temperature: float, reduction: str) -> TeacherTerm:
+    """The teacher's distribution whatever the size of its logits."""
+    return partial(standardised_distillation, temperature=temperature, reduction=reduction)
+
+
 def build_hard(*, temperature: float, reduction: str) -> TeacherTerm:
     """The teacher's decision: the largest logit is the same at any temperature."""
     return hard_distillation
@@ -42,6 +51,7 @@ def build_none(*, temperature: float, reduction: str) -> None:
 
 DISTILL_KINDS: dict[str, Callable[..., TeacherTerm | None]] = {
     "soft": build_soft,
+    "standardised": build_standardised,
     "hard": build_hard,
     "none": build_none,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,12 +118,13 @@ class _Arm:
     def train(self, first: int, last: int, progress: Progress, name: str) -> None:
         from deitkit.training.step import train_step
 
-        for batch in self.assembly.batches(first, last):
-            done = train_step(self.assembly.state, batch, self.assembly.parts)
-            ids = hashlib.blake2b(repr(done.sample_ids).encode(), digest_size=8).hexdigest()
-            record = StepRecord(done.step, done.loss.hex(), float(done.lr).hex(), ids)
-            self.records.append(record)
-            progress(f"{name} training", done.step - first, last - first)
+        with closing(self.assembly.batches(first, last)) as batches:
+            for batch in batches:
+                done = train_step(self.assembly.state, batch, self.assembly.parts)
+                ids = hashlib.blake2b(repr(done.sample_ids).encode(), digest_size=8).hexdigest()
+                record = StepRecord(done.step, done.loss.hex(), float(done.lr).hex(), ids)
+                self.records.append(record)
+                progress(f"{name} training", done.step - first, last - first)
 
     def save(self, folder: Path) -> None:
         from deitkit.artifacts.checkpoint import save_checkpoint

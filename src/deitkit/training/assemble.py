@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Assembly:
     steps: TrainSteps
     world: World
 
-    def batches(self, first: int, last: int) -> Iterator[Batch]:
+    def batches(self, first: int, last: int) -> Generator[Batch]:
         workers = settled(self.config.run.workers)
         return load_steps(self.steps, first, last, workers=workers)
 
@@ -203,14 +204,15 @@ def measure(
     state, parts, world = assembly.state, assembly.parts, assembly.world
     num_warm = NUM_WARM_STEPS + PREFETCHED_STEPS * settled(assembly.config.run.workers)
     times = [time.monotonic()]
-    for batch in assembly.batches(0, num_warm + NUM_TIMED_STEPS):
-        with world.lost_ranks_told():
-            float(train_step(state, batch, parts).losses.total)
-        times.append(time.monotonic())
-        progress(len(times) - 1, num_warm + NUM_TIMED_STEPS)
-        is_late = world.any(times[-1] - times[0] > limit_s)
-        if is_late and len(times) > NUM_WARM_STEPS + 2:
-            break
+    with closing(assembly.batches(0, num_warm + NUM_TIMED_STEPS)) as batches:
+        for batch in batches:
+            with world.lost_ranks_told():
+                float(train_step(state, batch, parts).losses.total)
+            times.append(time.monotonic())
+            progress(len(times) - 1, num_warm + NUM_TIMED_STEPS)
+            is_late = world.any(times[-1] - times[0] > limit_s)
+            if is_late and len(times) > NUM_WARM_STEPS + 2:
+                break
     first = min(num_warm, max(NUM_WARM_STEPS, len(times) - 1 - NUM_TIMED_STEPS))
     step_s = (times[-1] - times[first]) / (len(times) - 1 - first)
     few = assembly.dataset.val

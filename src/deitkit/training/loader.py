@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import lru_cache
 
 import numpy as np
@@ -124,8 +124,10 @@ class _Carried(Dataset):
             return error
 
 
-def load_steps(steps: TrainSteps, first: int, last: int, *, workers: int) -> Iterator[Batch]:
+def load_steps(steps: TrainSteps, first: int, last: int, *, workers: int) -> Generator[Batch]:
     """Batches of the steps from `first` to `last` - 1, made ahead in `workers` processes.
+
+    Close it where its end is not reached: that is what ends the workers.
 
     Raises:
         DataError: an image changed or vanished.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +35,7 @@ class Fit:
 
     state: TrainState
     parts: TrainParts
-    batches: Callable[[int, int], Iterator[Batch]]
+    batches: Callable[[int, int], Generator[Batch]]
     validate: Callable[[ImageModel, Callable[[], bool]], Scores | None]
     """Scores of a model on the validation images, or None when the callable asks to stop."""
     save_best: Callable[[ImageModel, dict[str, Any]], None]
@@ -90,6 +90,10 @@ class Fit:
             if self._progress() != saved:
                 self._save(clock)
             raise
+        finally:
+            # An error's traceback would keep the loader and its workers alive, and they leave
+            # signals to us: the process could not end.
+            batches.close()
         self.state.seconds = clock.seconds()
         yield Finished(step=self.state.step, seconds=clock.seconds(), best=dict(self.state.best))
 

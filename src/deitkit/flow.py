@@ -27,10 +27,13 @@ class StudentOutput(NamedTuple):
 class Batch:
     """One rank's share of one optimisation step, before mixing. Pairs (2k, 2k + 1) are whole."""
 
-    images_BCHW: Tensor
-    """uint8, rendered at the student's size."""
+    images_BCHW: Tensor | None
+    """uint8, rendered at the student's size; None: `sources_BHWC` wait for the device."""
     teacher_images_BCHW: Tensor | None
-    """uint8, the same views rendered at the teacher's own size; None: it reads the student's."""
+    """uint8, the same views rendered at the teacher's own size; None: it reads the student's, or
+    there is none."""
+    sources_BHWC: Tensor | None
+    """uint8 sources of one size, rendered where the model is; else None."""
     labels_B: Tensor
     """int64 class indices."""
     views: Views

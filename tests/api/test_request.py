@@ -22,7 +22,7 @@ def test_a_setting_comes_before_the_file_before_the_default(tmp_path, photos):
     request = read_request({"config": file, "data": photos, "out": tmp_path / "x", "epochs": 5})
     values = flatten(request.config)
     assert (values["schedule.epochs"], values["optim.lr"], values["views.flip"]) == (5, 0.01, 0.25)
-    assert values["optim.weight_decay"] == 0.05
+    assert values["optim.eps"] == 1e-8
     assert set(request.asked) == {
         "schedule.epochs",
         "optim.lr",

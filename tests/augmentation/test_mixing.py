@@ -12,18 +12,15 @@ from hypothesis import strategies as st
 
 from deitkit.augmentation import ViewPolicy, Views, draw_views
 from deitkit.augmentation.mixing import cutmix, mix_images, mix_targets, mixup, swap_pairs
+from tests.augmentation.plain_views import plain_views
 
 
 def views_of(lam: list[float], cut: list[tuple[float, float, float, float]]) -> Views:
     num = len(lam)
-    return Views(
-        np.arange(num, dtype=np.uint64),
-        0,
-        0,
-        np.tile(np.array([0, 0, 1, 1], dtype=np.float32), (num, 1)),
-        np.zeros(num, dtype=bool),
-        np.array(lam, dtype=np.float32),
-        np.array(cut, dtype=np.float32).reshape(num, 4),
+    return plain_views(
+        num,
+        lam_B=np.array(lam, dtype=np.float32),
+        cut_B4=np.array(cut, dtype=np.float32).reshape(num, 4),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from deitkit.augmentation import ViewPolicy, Views, draw_views, render
 from deitkit.data.preprocess import Preprocessing, pixels
+from tests.augmentation.plain_views import plain_views, views_of_operations
 
 
 def some_images(num: int, height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
@@ -20,15 +22,7 @@ def some_images(num: int, height: int, width: int, channels: int, seed: int = 0)
 
 
 def view_of(box: tuple[float, float, float, float], flip: bool = False) -> Views:
-    return Views(
-        np.array([1], dtype=np.uint64),
-        0,
-        0,
-        np.array([box], dtype=np.float32),
-        np.array([flip]),
-        np.ones(1, dtype=np.float32),
-        np.zeros((1, 4), dtype=np.float32),
-    )
+    return plain_views(1, box_B4=np.array([box], dtype=np.float32), flip_B=np.array([flip]))
 
 
 def draw(policy: ViewPolicy, images, **key) -> Views:
@@ -162,9 +156,89 @@ def test_training_sees_what_evaluation_sees_to_a_level(side):
         assert np.abs(pixels(image, spec) * 255.0 - rendered).max() < 1.5
 
 
+CHAINS = (
+    [("posterize", 3.0), ("shear_x", 0.2)],
+    [],
+    [("color", 0.3), ("none", 0.0), ("rotate", -20.0)],
+    [("equalize", 0.0)],
+    [("translate_y", 0.25), ("solarize", 77.0)],
+    [("blur", 0.03), ("contrast", 1.6)],
+)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_operations_act_on_the_cropped_and_flipped_image_in_their_order(channels):
+    """Render without operations, then Pillow by hand for one image of each chain."""
+    images = some_images(6, 40, 52, channels)
+    box_B4 = np.tile(np.array([0.1, 0.2, 0.7, 0.6], dtype=np.float32), (6, 1))
+    geometry = plain_views(6, box_B4=box_B4, flip_B=np.arange(6) % 2 == 0)
+    operations = views_of_operations(*CHAINS)
+    views = replace(geometry, ops_BL=operations.ops_BL, params_BL=operations.params_BL)
+    fill = tuple(range(10, 10 + channels))
+    before, got = render(images, geometry, (32, 24)), render(images, views, (32, 24), op_fill=fill)
+
+    np.testing.assert_array_equal(got[1], before[1])
+    for channel in range(channels):
+        kept = before[0, channel] & 0b11100000
+        sheared = Image.fromarray(kept).transform(
+            (24, 32),
+            Image.Transform.AFFINE,
+            (1, float(np.float32(0.2)), 0, 0, 1, 0),
+            Image.Resampling.BICUBIC,
+            fillcolor=fill[channel],
+        )
+        np.testing.assert_array_equal(got[0, channel], np.asarray(sheared))
+        moved = np.full((32, 24), fill[channel], dtype=np.uint8)
+        moved[:24] = before[4, channel, 8:]
+        moved = np.where(moved >= 77, 255 - moved, moved)
+        np.testing.assert_array_equal(got[4, channel], moved)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_operations_on_the_fast_path_are_those_of_the_general_path(channels):
+    """One array goes by shifts, a list of the same images through Pillow: the same bytes."""
+    images = some_images(6, 24, 24, channels)
+    views = replace(views_of_operations(*CHAINS), flip_B=np.arange(6) % 2 == 0)
+    fast = render(images, views, (24, 24), op_fill=99)
+    np.testing.assert_array_equal(fast, render(list(images), views, (24, 24), op_fill=99))
+    assert fast.flags.c_contiguous
+    np.testing.assert_array_equal(images, some_images(6, 24, 24, channels))
+
+
+@pytest.mark.parametrize("as_array", [True, False])
+def test_an_image_with_operations_does_not_depend_on_its_batch(as_array):
+    images = some_images(8, 28, 28, 3)
+    policy = ViewPolicy(crop="padded", auto_augment="rand-m9-mstd0.5-inc1", color_jitter=0.3)
+    views = draw(policy, images)
+    whole = render(images if as_array else list(images), views, (28, 28), op_fill=(1, 2, 3))
+    for start in range(0, 8, 2):
+        part = images[start : start + 2]
+        got = render(
+            part if as_array else list(part), views[start : start + 2], (28, 28), op_fill=(1, 2, 3)
+        )
+        np.testing.assert_array_equal(got, whole[start : start + 2])
+
+
+def test_the_two_fills_are_kept_apart():
+    """A crop moved down by half leaves `fill` above; a translation by half uncovers `op_fill`."""
+    views = replace(
+        views_of_operations([("translate_y", 0.5)]),
+        box_B4=np.array([[-0.5, 0.0, 1.0, 1.0]], dtype=np.float32),
+    )
+    image = np.full((1, 8, 8, 3), 200, dtype=np.uint8)
+    for images in (image, list(image)):
+        got = render(images, views, (8, 8), fill=(1, 2, 3), op_fill=(4, 5, 6))[0]
+        assert (got[:, :4] == 200).all()
+        assert got[:, 4:, 3].T.tolist() == [[4, 5, 6]] * 4
+        views_up = replace(views, params_BL=-views.params_BL)
+        got = render(images, views_up, (8, 8), fill=(1, 2, 3), op_fill=(4, 5, 6))[0]
+        assert got[:, :4, 3].T.tolist() == [[4, 5, 6]] * 4
+        assert got[:, 4:, 3].T.tolist() == [[1, 2, 3]] * 4
+
+
 def test_no_images_give_an_empty_batch():
     views = draw(ViewPolicy(), [])
-    assert render([], views, (8, 8)).shape[0] == 0
+    assert render([], views, (8, 8), op_fill=(1, 2, 3)).shape[0] == 0
     assert render(some_images(0, 8, 8, 3), views, (8, 8)).shape[0] == 0
 
 

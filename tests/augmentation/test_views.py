@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import pickle
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -16,7 +17,20 @@ from deitkit.augmentation import ViewPolicy, Views, draw_views, epoch_order
 from deitkit.errors import ConfigError
 
 MIXED = ViewPolicy(mixup=0.8, cutmix=1.0)
-FIELDS = ("sample_ids_B", "box_B4", "flip_B", "lam_B", "cut_B4")
+FULL = ViewPolicy(
+    mixup=0.8, cutmix=1.0, auto_augment="rand-m9-mstd0.5-inc1", color_jitter=0.3, erasing=0.25
+)
+FIELDS = tuple(field.name for field in fields(Views))
+GEOMETRY_AND_MIX = ("sample_ids_B", "box_B4", "flip_B", "lam_B", "cut_B4")
+OPERATIONS_AND_ERASING = ("ops_BL", "params_BL", "erase_B4", "erase_key_B")
+
+GOLDEN_DIGEST = "dbadef702c554a99533e474522d2e40b"
+GOLDEN_OPERATIONS = {
+    "rand-m9-mstd0.5-inc1": "e20a4ed3cbe4a763cfb89ac01e525055",
+    "autoaugment": "d848f0ac96f74a92b391f6854e94d09f",
+    "3augment": "80ec8c490fdd93c9ad08f5b268dd873d",
+    "trivial": "dd339e15e60995939c80a48cae4af089",
+}
 
 
 def some_ids(num: int, seed: int = 0) -> np.ndarray:
@@ -79,54 +93,113 @@ def test_copies_of_one_content_are_spread_over_the_epoch():
     assert 30 < (is_copy[1:] & is_copy[:-1]).sum() < 70
 
 
-def test_a18_views_are_the_same_for_any_batches_of_whole_pairs():
+@pytest.mark.parametrize("policy", [MIXED, FULL], ids=["mixed", "full"])
+def test_a18_views_are_the_same_for_any_batches_of_whole_pairs(policy):
     """FACTS A.18: a step's size, a rank's share and a worker's batch change no byte."""
-    whole = draw(MIXED, 61)
+    repeats = np.arange(61) % 3
+    whole = draw(policy, 61, repeat_B=repeats)
     for batch in (2, 8, 24, 60, 62):
+        spans = [slice(start, start + batch) for start in range(0, 61, batch)]
         parts = [
-            draw(MIXED, 0, ids=whole.sample_ids_B[start : start + batch])
-            for start in range(0, 61, batch)
+            draw(policy, 0, ids=whole.sample_ids_B[span], repeat_B=repeats[span]) for span in spans
         ]
         assert same(Views.concatenate(parts), whole)
 
 
 def test_a18_golden_digest():
     """FACTS A.18. Pinned: a change here changes the pixels of every run ever started."""
-    views = draw(MIXED, 64, size=(375, 500), epoch=3, view_seed=11, repeat=1)
+    ones = np.ones(64, dtype=np.int64)
+    views = draw(MIXED, 64, size=(375, 500), epoch=3, view_seed=11, repeat_B=ones)
     padded = draw(ViewPolicy(crop="padded"), 64, size=(28, 28))
     digest = hashlib.sha256()
-    for name in FIELDS:
+    for name in GEOMETRY_AND_MIX:
         digest.update(getattr(views, name).tobytes() + getattr(padded, name).tobytes())
     assert digest.hexdigest()[:32] == GOLDEN_DIGEST
 
 
-@pytest.mark.parametrize("key", [{"epoch": 1}, {"view_seed": 1}, {"repeat": 1}])
+@pytest.mark.parametrize("auto_augment", GOLDEN_OPERATIONS)
+def test_a18_golden_digest_of_operations_and_erasing(auto_augment):
+    """FACTS A.18. Pinned likewise; the words do not depend on the machine."""
+    policy = ViewPolicy(auto_augment=auto_augment, color_jitter=0.3, erasing=0.5)
+    views = draw(policy, 64, epoch=3, view_seed=11, repeat_B=np.arange(64) // 8)
+    digest = hashlib.sha256()
+    for name in OPERATIONS_AND_ERASING:
+        digest.update(getattr(views, name).tobytes())
+    assert digest.hexdigest()[:32] == GOLDEN_OPERATIONS[auto_augment]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [{"epoch": 1}, {"view_seed": 1}, {"repeat_B": np.ones(400, dtype=np.int64)}],
+    ids=["epoch", "seed", "repeat"],
+)
 def test_epoch_seed_and_repeat_each_give_other_views(key):
-    base, other = draw(MIXED, 400), draw(MIXED, 400, **key)
+    base, other = draw(FULL, 400), draw(FULL, 400, **key)
     assert (base.box_B4 == other.box_B4).all(axis=1).mean() < 0.01
     assert 0.3 < (base.flip_B == other.flip_B).mean() < 0.7
     assert (base.lam_B == other.lam_B).mean() < 0.1
     assert abs(np.corrcoef(base.box_B4[:, 2], other.box_B4[:, 2])[0, 1]) < 0.2
+    # Of two draws, half are none; each of the other 15 is met again by chance one time in 15.
+    assert 0.15 < (base.ops_BL[:, :2] == other.ops_BL[:, :2]).mean() < 0.4
+    assert (base.params_BL[:, 2:] == other.params_BL[:, 2:]).mean() < 0.01
+    assert ((base.erase_B4 > 0) & (base.erase_B4 == other.erase_B4)).mean() < 0.01
+    assert (base.erase_key_B != other.erase_key_B).all()
 
 
 def test_geometry_depends_on_the_image_alone_and_the_mix_on_both_of_a_pair():
-    views = draw(MIXED, 4)
+    views = draw(FULL, 4)
     ids = views.sample_ids_B.copy()
     ids[1] = 99
-    changed = draw(MIXED, 4, ids=ids)
-    np.testing.assert_array_equal(changed.box_B4[[0, 2, 3]], views.box_B4[[0, 2, 3]])
+    changed = draw(FULL, 4, ids=ids)
+    for name in ("box_B4", *OPERATIONS_AND_ERASING):
+        before, after = getattr(views, name), getattr(changed, name)
+        np.testing.assert_array_equal(after[[0, 2, 3]], before[[0, 2, 3]])
     assert changed.lam_B[0] == changed.lam_B[1] != views.lam_B[0]
     np.testing.assert_array_equal(changed.lam_B[2:], views.lam_B[2:])
 
 
-def test_mixing_settings_do_not_move_the_geometry():
-    plain, mixed = draw(ViewPolicy(), 20), draw(MIXED, 20)
-    np.testing.assert_array_equal(plain.box_B4, mixed.box_B4)
-    np.testing.assert_array_equal(plain.flip_B, mixed.flip_B)
+def test_the_mix_depends_on_the_repeats_of_both():
+    """Repeats 0 and 1 against 1 and 0, 1 and 1: three draws; the images' own follow theirs."""
+    draws = {
+        repeats: draw(FULL, 2, repeat_B=np.array(repeats))
+        for repeats in ((0, 0), (0, 1), (1, 0), (1, 1))
+    }
+    assert len({float(views.lam_B[0]) for views in draws.values()}) == 4
+    for (first, _), views in draws.items():
+        np.testing.assert_array_equal(views.box_B4[0], draws[first, first].box_B4[0])
+        np.testing.assert_array_equal(views.params_BL[0], draws[first, first].params_BL[0])
+        assert views.erase_key_B[0] == draws[first, first].erase_key_B[0]
+    assert draws[0, 1].repeat_B.tolist() == [0, 1]
+
+
+def test_an_image_is_not_mixed_with_its_own_copy():
+    """Two repeats, and two files of one content; the next pair is mixed as before."""
+    ids = some_ids(4)
+    ids[1] = ids[0]
+    for repeats in ([0, 1, 0, 0], [0, 0, 0, 0]):
+        views = draw(MIXED, 4, ids=ids, repeat_B=np.array(repeats))
+        assert views.lam_B[:2].tolist() == [1.0, 1.0] and (views.cut_B4[:2] == 0).all()
+        np.testing.assert_array_equal(views.lam_B[2:], draw(MIXED, 2, ids=ids[2:]).lam_B)
+        assert (views.lam_B[2:] < 1).all()
+
+
+def test_a_part_of_the_policy_does_not_move_the_others():
+    """What is switched on later leaves the draws of the rest as they were."""
+    plain, full = draw(ViewPolicy(), 20), draw(FULL, 20)
+    jitter = draw(ViewPolicy(color_jitter=0.3), 20)
+    rand = draw(ViewPolicy(auto_augment=FULL.auto_augment), 20)
+    for name in ("box_B4", "flip_B", "erase_key_B"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(full, name))
+    np.testing.assert_array_equal(full.params_BL[:, :2], rand.params_BL)
+    np.testing.assert_array_equal(full.params_BL[:, 2:], jitter.params_BL)
+    erased = draw(ViewPolicy(erasing=0.25), 20)
+    np.testing.assert_array_equal(full.erase_B4, erased.erase_B4)
+    assert plain.ops_BL.shape == plain.params_BL.shape == (20, 0)
+    assert plain.ops_BL.dtype == np.int8 and full.params_BL.dtype == np.float32
 
 
 def test_slices_join_to_the_whole_and_survive_pickling():
-    views = draw(MIXED, 11)
+    views = draw(FULL, 11, repeat_B=np.arange(11) % 3)
     parts = [views[:4], views[4:4], views[4:10], views[10:]]
     assert [len(part) for part in parts] == [4, 0, 6, 1]
     assert same(Views.concatenate(parts), views)
@@ -243,6 +316,13 @@ def test_flips_come_with_their_probability(flip):
         {"cutmix": float("inf")},
         {"mix_prob": 1.1},
         {"switch_prob": float("nan")},
+        {"color_jitter": -0.1},
+        {"color_jitter": float("nan")},
+        {"rand_ops": ("rotate", "Rotate")},
+        {"erasing": 1.5},
+        {"erasing_scale": (0.0, 0.3)},
+        {"erasing_ratio": (2.0, 1.0)},
+        {"auto_augment": "rand-m9-x1"},
     ],
     ids=str,
 )
@@ -250,6 +330,3 @@ def test_values_out_of_range_are_refused_by_name(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))) as caught:
         ViewPolicy(**wrong)
     assert caught.value.code == "BAD_VIEWS"
-
-
-GOLDEN_DIGEST = "dbadef702c554a99533e474522d2e40b"

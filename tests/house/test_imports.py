@@ -16,6 +16,7 @@ FLOORS = {
     "cli": 9,
     "api": 8,
     "reporting": 7,
+    "exporters": 6,
     "training": 5,
     "evaluation": 4,
     "artifacts": 3,

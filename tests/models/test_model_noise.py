@@ -1,7 +1,8 @@
-"""Drop-path and dropout are a function of a key (FACTS A.7)."""
+"""Dropout, and a network with all its noise, are a function of a key (FACTS A.7)."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -58,6 +59,12 @@ def test_a_network_in_training_gives_the_same_for_one_batch_or_three():
     assert not torch.allclose(whole[0], model(images, key(step=1))[0], atol=1e-3)
 
 
+def test_a_mask_of_picked_images_is_their_part_of_the_whole_mask():
+    whole = key(first=2).keep_mask("x", 5, (3,), 0.5, "cpu")
+    picked = dataclasses.replace(key(first=2), picked=(0, 3, 4))
+    assert torch.equal(picked.keep_mask("x", 3, (3,), 0.5, "cpu"), whole[[0, 3, 4]])
+
+
 def test_evaluation_drops_nothing():
     torch.manual_seed(0)
     noisy = create_model("deit_nano_patch4_16", num_classes=4, depth=3, **NOISY).eval()
@@ -70,7 +77,7 @@ def test_evaluation_drops_nothing():
 @pytest.mark.parametrize("noise", [None, ModelNoise(3, 5, 0, 20_000)], ids=["torch", "keyed"])
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropping_keeps_the_expectation(noise, rate):
-    """Values are 0 or 1 / (1 - rate), mean 1 within 4 standard errors; a whole image goes."""
+    """Values are 0 or 1 / (1 - rate), mean 1 within 4 standard errors; a row goes as a whole."""
     torch.manual_seed(0)
     num_images = 20_000
     dropped = drop(
@@ -80,16 +87,3 @@ def test_dropping_keeps_the_expectation(noise, rate):
     assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
     standard_error = math.sqrt(rate / (1 - rate) / num_images)
     assert dropped[:, 0, 0].mean().item() == pytest.approx(1, abs=4 * standard_error)
-
-
-def test_a_dropped_branch_leaves_the_block_as_identity():
-    """With both branches dropped for an image, a block returns what it read."""
-    torch.manual_seed(0)
-    model = create_model("deit_nano_patch4_16", drop_path=0.9, drop_path_schedule="constant")
-    block = model.blocks[0].train()
-    x_BND = torch.randn(64, 5, 64)
-    noise = key(0, 64)
-    kept = [noise.keep_mask(f"blocks.0.{b}.drop_path", 64, (), 0.1, "cpu") for b in ("attn", "mlp")]
-    same = (block(x_BND, noise) == x_BND).flatten(1).all(1)
-    assert torch.equal(same, ~kept[0] & ~kept[1])
-    assert 0 < same.sum() < 64

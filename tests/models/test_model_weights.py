@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -58,6 +59,52 @@ def test_every_form_loads_all_tensors(tmp_path, model, other_state, file_name, w
 def test_a_state_dict_in_memory_loads_too(model, other_state):
     assert load_weights(model, other_state).source == "state dict"
     assert torch.equal(model.head.weight, other_state["head.weight"])
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_halves_are_widened_and_said(model, other_state, half):
+    """1/3 is 0.333251953125 in float16 and 0.333984375 in bfloat16, to the last bit."""
+    other_state["head.bias"] = torch.full((3,), 1 / 3).to(half)
+    report = load_weights(model, other_state)
+    expected = {torch.float16: 0.333251953125, torch.bfloat16: 0.333984375}[half]
+    assert model.head.bias.dtype == torch.float32
+    assert model.head.bias.tolist() == [expected] * 3
+    assert report.notes == (f"1 tensors widened from {str(half).removeprefix('torch.')}",)
+
+
+def test_doubles_are_not_narrowed(model, other_state):
+    other_state["head.bias"] = other_state["head.bias"].double()
+    with pytest.raises(ModelFileError, match=r"torch\.float64, needed torch\.float32"):
+        load_weights(model, other_state)
+
+
+def test_the_settings_beside_the_weights_of_a_training_script_do_no_harm(
+    tmp_path, model, other_state
+):
+    """facebookresearch/deit and timm save an argparse.Namespace in their checkpoints."""
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"model": other_state, "epoch": 9, "args": argparse.Namespace(lr=0.1)}, path)
+    load_weights(model, path)
+    assert torch.equal(model.head.weight, other_state["head.weight"])
+
+
+def test_m01_the_settings_cannot_carry_code_in(tmp_path, model, other_state):
+    canary, path = tmp_path / "canary", tmp_path / "checkpoint.pth"
+    torch.save({"model": other_state, "args": argparse.Namespace(lr=Evil(canary))}, path)
+    with pytest.raises(ModelFileError, match=r"\[UNSAFE\]"):
+        load_weights(model, path)
+    assert not canary.exists()
+
+
+def test_the_report_names_every_key_once(model, other_state):
+    report = load_weights(model, other_state)
+    assert report.used == tuple(other_state)
+    lines = report.lines()
+    assert lines[0] == report.summary()
+    assert f"{len(other_state)} tensors, {report.num_params:,} numbers" in lines[0]
+    # Blocks of other shape have other keys: blocks 1 and 2 have a shortcut, block 0 has none.
+    assert "blocks.{1-2}.shortcut.0.weight" in lines[1]
+    assert "blocks.{0-2}.conv1.0.weight" in lines[1] and "head.bias" in lines[1]
 
 
 class Evil:
@@ -159,7 +206,7 @@ def test_m05_missing_extra_misshapen_and_mistyped_are_listed_and_nothing_is_load
     before = {key: value.clone() for key, value in model.state_dict().items()}
     del other_state["stem.1.bias"]
     other_state["head.weight"] = torch.zeros(7, 64)
-    other_state["head.bias"] = other_state["head.bias"].half()
+    other_state["head.bias"] = other_state["head.bias"].long()
     other_state |= {f"extra.{i}": torch.zeros(1) for i in range(13)}
     with pytest.raises(ModelFileError) as caught:
         load_weights(model, other_state)
@@ -168,7 +215,7 @@ def test_m05_missing_extra_misshapen_and_mistyped_are_listed_and_nothing_is_load
     assert "13 not in the model: extra.0, extra.1" in text and "extra.9 and 3 more" in text
     assert "extra.10" not in text
     assert "1 of another shape: head.weight ([7, 64], needed [3, 64])" in text
-    assert "1 of another type: head.bias (torch.float16, needed torch.float32)" in text
+    assert "1 of another type: head.bias (torch.int64, needed torch.float32)" in text
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deitkit.augmentation import ViewPolicy, epoch_order
+from deitkit.augmentation.device_render import render_on_device
 from deitkit.data import ImageSet
 from deitkit.errors import DataError, WorkerError
 from deitkit.flow import Batch
@@ -30,7 +33,9 @@ class OnlyIds:
         return len(self.sample_ids)
 
 
-def make_steps(images: ImageSet, *, batch_size: int, rank: int = 0, world_size: int = 1):
+def make_steps(
+    images: ImageSet, *, batch_size: int, rank: int = 0, world_size: int = 1, **more: Any
+):
     return TrainSteps(
         images,
         policy=POLICY,
@@ -40,6 +45,7 @@ def make_steps(images: ImageSet, *, batch_size: int, rank: int = 0, world_size: 
         teacher_size=(12, 12),
         rank=rank,
         world_size=world_size,
+        **more,
     )
 
 
@@ -69,7 +75,6 @@ def test_an_epoch_is_its_order_whatever_divides_it(num, batch_size, world_size, 
         sizes = [len(share) for share in shares]
         assert max(sizes) - min(sizes) <= 3, sizes
         step_sizes.append(sum(sizes))
-        assert ranks[0].positions(step)[0] == epoch
     assert read == epoch_order(3, epoch, images.sample_ids).tolist()
     assert sorted(read) == list(range(num))
     assert max(step_sizes) - min(step_sizes) <= 3
@@ -79,6 +84,72 @@ def test_an_epoch_is_its_order_whatever_divides_it(num, batch_size, world_size, 
 def test_orders_of_epochs_differ():
     steps = make_steps(OnlyIds(50), batch_size=50)
     assert steps.indices(0).tolist() != steps.indices(1).tolist()
+
+
+@given(
+    num=st.integers(2, 70),
+    batch_size=st.integers(2, 40),
+    world_size=st.integers(1, 3),
+    repeats=st.integers(2, 4),
+)
+@settings(max_examples=150, deadline=None)
+def test_repeated_augmentation_covers_every_image(num, batch_size, world_size, repeats):
+    """A.17: `repeats` epochs show each image so many times, all copies of it in one step; 5 images
+    are enough, no rank or step drops any, and none is beside its own copy but an odd last one."""
+    images = OnlyIds(num)
+    ranks = [
+        make_steps(images, batch_size=batch_size, rank=rank, world_size=world_size, repeats=repeats)
+        for rank in range(world_size)
+    ]
+    repeats = min(repeats, num)
+    shown: list[int] = []
+    for step in range(repeats * ranks[0].steps_per_epoch):
+        members, copies = ranks[0].members(step)
+        read = np.concatenate([steps.indices(step) for steps in ranks]).tolist()
+        assert read == members.tolist() and len(read) > 0
+        assert set(Counter(read).values()) == {repeats}
+        assert len(set(zip(read, copies.tolist(), strict=True))) == len(read)
+        paired = len(set(read)) // 2 * 2 * repeats
+        assert all(read[i] != read[i + 1] for i in range(0, paired, 2))
+        assert len(read) % 2 == 0 or step + 1 == ranks[0].steps_per_epoch or len(set(read)) % 2
+        shown += read
+    assert Counter(shown) == Counter(dict.fromkeys(range(num), repeats))
+
+
+def test_repeated_views_do_not_depend_on_the_batch():
+    """The same copies with the same partners and draws, in steps of 6 or of 12 views."""
+    images = toy_images(24)
+
+    def drawn(batch_size: int) -> set[tuple[int, int, int, bytes, bytes]]:
+        steps = make_steps(images, batch_size=batch_size, repeats=3)
+        found = set()
+        for step in range(3 * steps.steps_per_epoch):
+            views = steps[step].views
+            for i in range(len(views)):
+                key = (int(views.sample_ids_B[i]), int(views.repeat_B[i]))
+                pair = int(views.sample_ids_B[i ^ 1])
+                found.add((*key, pair, views.box_B4[i].tobytes(), views.lam_B[i].tobytes()))
+        return found
+
+    assert drawn(6) == drawn(12)
+    assert len(drawn(6)) == 72
+
+
+def test_views_rendered_by_the_step_are_those_rendered_by_the_loader():
+    """On a device the sources travel; here the same code runs on the CPU (at most 1 level off)."""
+    images = toy_images(20)
+    on_cpu = make_steps(images, batch_size=10)[1]
+    on_device = make_steps(images, batch_size=10, on_device=True)[1]
+    assert on_device.images_BCHW is None and on_device.teacher_images_BCHW is None
+    sources = on_device.sources_BHWC
+    for size, wanted in (
+        ((SIDE, SIDE), on_cpu.images_BCHW),
+        ((12, 12), on_cpu.teacher_images_BCHW),
+    ):
+        got = render_on_device(sources, on_device.views, size)
+        assert (got.int() - wanted.int()).abs().max() <= 1
+    many_sizes = make_steps(toy_images(20, one_size=False), batch_size=10, on_device=True)[1]
+    assert many_sizes.sources_BHWC is None and many_sizes.images_BCHW is not None
 
 
 def seen(batches: list[Batch]) -> dict[tuple[int, int], tuple[bytes, ...]]:

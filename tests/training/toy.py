@@ -15,7 +15,7 @@ from deitkit.data import DecodePolicy, ImageSet
 from deitkit.data.sequence import SequenceStore
 from deitkit.losses import DistillationLoss
 from deitkit.models import ImageModel, create_model
-from deitkit.optim import Schedule, WeightAverage, build_adamw
+from deitkit.optim import Schedule, WeightAverage, build_optimizer
 from deitkit.runtime.world import World
 from deitkit.teachers import LiveTeacher, NoTeacher
 from deitkit.training.loader import TrainSteps
@@ -100,6 +100,8 @@ def toy_run(
     decay: float | None = None,
     total_steps: int = 8,
     peak_lr: float = 1e-3,
+    optimizer: str = "adamw",
+    label_loss: str = "cross_entropy",
 ) -> tuple[TrainState, TrainParts, TrainSteps]:
     """State, parts and batches of a run in one process."""
     model = model or toy_model()
@@ -116,7 +118,16 @@ def toy_run(
     state = TrainState(
         model=model,
         average=None if decay is None else WeightAverage(model, decay=decay, warmup=False),
-        optimizer=build_adamw(model, lr=1.0, weight_decay=0.05, betas=(0.9, 0.999), eps=1e-8),
+        optimizer=build_optimizer(
+            optimizer,
+            model,
+            lr=1.0,
+            weight_decay=0.05,
+            layer_decay=None,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            momentum=0.9,
+        ),
     )
     parts = TrainParts(
         world=World(),
@@ -124,14 +135,17 @@ def toy_run(
         autocast_dtype=None,
         student=model,
         teacher=teacher or NoTeacher(),
-        loss=DistillationLoss(kind, weight=0.3, temperature=2.0),
+        loss=DistillationLoss(kind, weight=0.3, temperature=2.0, label_loss=label_loss),
         schedule=Schedule(
             total_steps=total_steps, warmup_steps=2, peak_lr=peak_lr, end_lr=1e-5, start_lr=1e-6
         ),
         num_classes=NUM_CLASSES,
         label_smoothing=smoothing,
+        label_loss=label_loss,
+        image_size=(SIDE, SIDE),
         mean=MEAN,
         std=STD,
+        erasing_fill="pixel",
         clip_norm=clip_norm,
         device_batch_size=device_batch_size,
         steps_per_epoch=steps.steps_per_epoch,

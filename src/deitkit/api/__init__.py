@@ -1,7 +1,23 @@
 """The verbs, for Python. Nothing here waits for torch before it has to."""
 
+from deitkit.api.ablate import Ablation, ablate
+from deitkit.api.draw_sheet import Sheet, draw_sheet
 from deitkit.api.fit import fit
+from deitkit.api.importing import Imported, import_weights
 from deitkit.api.run import Run, open_run, train
 from deitkit.api.verify import ResumeProof, verify_resume
 
-__all__ = ["ResumeProof", "Run", "fit", "open_run", "train", "verify_resume"]
+__all__ = [
+    "Ablation",
+    "Imported",
+    "ResumeProof",
+    "Run",
+    "Sheet",
+    "ablate",
+    "draw_sheet",
+    "fit",
+    "import_weights",
+    "open_run",
+    "train",
+    "verify_resume",
+]

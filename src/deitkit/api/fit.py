@@ -87,6 +87,7 @@ def _fit_locked(
 def _train(
     request: Request, world: World, started: float, stop: StopRequest, progress: Progress
 ) -> Iterator[Event]:
+    from deitkit.artifacts.checkpoint import has_checkpoint
     from deitkit.runtime.device import describe_machine
     from deitkit.training.assemble import assemble
     from deitkit.training.loop import Fit
@@ -99,7 +100,8 @@ def _train(
             write_config(request)
     else:
         freeze(request, dataset, world, started, progress)
-    assembly = assemble(request.config, dataset, world=world)
+    starts = not has_checkpoint(request.folder / CHECKPOINT_FOLDER)
+    assembly = assemble(request.config, dataset, world=world, starts=starts)
     machine = describe_machine(world.device)
     warnings = [*request.notes, *dataset.warnings]
     warnings += restore(assembly, request, machine)
@@ -108,6 +110,9 @@ def _train(
     log.rewind(assembly.state.step)
     schedule = request.config.schedule
     provenance = {"lineage": request.identity["lineage"], "steps": schedule.steps}
+    if request.config.model.init != "scratch":
+        provenance["start"] = request.config.model.init
+        provenance["start_digest"] = request.identity["start"]
     run = Fit(
         state=assembly.state,
         parts=assembly.parts,

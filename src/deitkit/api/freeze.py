@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from deitkit.api.request import CONFIG_FILE, DATA_REPORT_FILE, Request
-from deitkit.config import RunConfig, flatten, settled, write_config_text
+from deitkit.config import AUTO, RunConfig, flatten, settled, write_config_text
 from deitkit.config.changes import FREE
 from deitkit.data import Dataset, DecodePolicy, open_dataset
 from deitkit.errors import CheckpointError
@@ -20,6 +20,7 @@ from deitkit.runtime.memory import available_memory_bytes
 
 if TYPE_CHECKING:
     from deitkit.runtime.world import World
+    from deitkit.training.start import Start
 
 Progress = Callable[[str, int, int | None], None]
 MEMORY_SHARE = 0.25
@@ -64,12 +65,20 @@ def freeze(
     progress: Progress,
 ) -> None:
     """Turn every "auto" into a value, time a few steps, and write the run's config."""
+    from deitkit.runtime.device import free_memory_bytes
     from deitkit.training.assemble import assemble, measure
     from deitkit.training.resolve import budget_s, resolve_from_clock, resolve_from_data
 
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    start, start_reason = _find_start(request, dataset, world, progress)
     resolution = resolve_from_data(
-        request.config, dataset, device_type=world.device.type, num_cores=num_cores
+        request.config,
+        dataset,
+        device_type=world.device.type,
+        num_cores=num_cores,
+        start=start,
+        start_reason=start_reason,
+        free_bytes=world.broadcast_json(free_memory_bytes(world.device)),
     )
     resolution.settle_ranks(world.world_size)
     probe = assemble(resolution.config, dataset, world=world)
@@ -98,6 +107,7 @@ def freeze(
         "lineage": _lineage(request.config, dataset.fingerprint),
         "data": dataset.fingerprint,
         "teacher": _teacher_digest(request.config),
+        "start": "none" if start is None else start.digest,
         "deitkit": version("deitkit"),
     }
     request.forecast_s = step_s * settled(request.config.schedule.steps)
@@ -106,6 +116,32 @@ def freeze(
         write_json(request.folder / DATA_REPORT_FILE, dataset.report.to_dict())
         write_config(request)
     world.barrier()
+
+
+def _find_start(
+    request: Request, dataset: Dataset, world: World, progress: Progress
+) -> tuple[Start | None, str]:
+    """The trained start, looked for by one rank and then read by all."""
+    from deitkit.training.choices import SMALL_SIDE
+    from deitkit.training.start import find_start, open_start
+
+    found: dict[str, str] = {}
+    if world.is_main:
+        config = request.config
+        is_large = int(dataset.train.sizes.max()) > SMALL_SIDE
+        start, reason = find_start(
+            None if config.model.init == AUTO else config.model.init,
+            model_name=None if config.model.name == AUTO else config.model.name,
+            has_teacher=config.distill.teacher is not None,
+            photographs=is_large and config.data.channels == 3,
+            device_type=world.device.type,
+            progress=progress,
+        )
+        found = {"asked": "" if start is None else start.asked, "reason": reason}
+        if start is not None and request.config.model.init == start.asked:
+            request.notes.append(f"begins with {reason}")
+    found = world.broadcast_json(found)
+    return (open_start(found["asked"]) if found["asked"] else None), found["reason"]
 
 
 def write_config(request: Request) -> None:

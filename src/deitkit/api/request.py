@@ -20,6 +20,7 @@ from deitkit.config import (
     with_values,
 )
 from deitkit.config.changes import find_changes
+from deitkit.config.recipes import read_recipe
 from deitkit.data import check_source
 from deitkit.errors import CheckpointError, ConfigError
 
@@ -84,10 +85,13 @@ def read_request(settings: Mapping[str, Any]) -> Request:
         settings["data"] = PYTHON_SEQUENCE
     settings["teacher"] = getattr(settings.get("teacher"), "folder", settings.get("teacher"))
     file_values: dict[str, Any] = {}
+    if (recipe := settings.pop("recipe", None)) is not None:
+        file_values = read_recipe(str(recipe))
     if (config_file := settings.pop("config", None)) is not None:
-        file_values, _ = read_config_file(Path(config_file).expanduser())
+        own_values, _ = read_config_file(Path(config_file).expanduser())
         for name in ("run.out", "run.overwrite", "run.accept_changes"):
-            file_values.pop(name, None)
+            own_values.pop(name, None)
+        file_values |= own_values
     typed = {name: value for name, value in settings.items() if value is not None}
     config = build_config(typed, base=build_config(file_values))
     known = flatten(config)

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deitkit.api.exporting import export_run
 from deitkit.api.fit import fit
 from deitkit.api.freeze import Progress, no_progress, scan
 from deitkit.api.request import CONFIG_FILE, PYTHON_SEQUENCE, RESULT_FILE, read_request
@@ -155,6 +156,15 @@ class Run:
                 progress("predicting", done + 1, len(found))
 
         return self.predictor.predict(loaded(), embeddings=embeddings)
+
+    def export(self, to: str, out: str | Path | None = None) -> Path:
+        """Write the best weights for another library, "timm" or "hf"; returns the folder.
+
+        Raises:
+            ConfigError: NOT_OURS, `out` holds something else.
+            ModelFileError: EXPORT, the library has no such network.
+        """
+        return export_run(self.folder, to, out=out).folder
 
     def _config(self) -> RunConfig:
         path = self.folder / CONFIG_FILE

@@ -148,6 +148,17 @@ def load_bundle(path: str | Path) -> Bundle:
                 raise
 
 
+def has_bundle(path: str | Path) -> bool:
+    """Whether `path` is a bundle or a run with one, and not weights in somebody else's form."""
+    try:
+        folder = _find_bundle(Path(path).expanduser())
+        return bool(read_manifest(folder).get("kind") == "bundle")
+    except BrokenFolderError:
+        return True  # a damaged one: loading it says what is wrong
+    except ModelFileError:
+        return False
+
+
 def bundle_digest(path: str | Path) -> str:
     """Names the content of the bundle at `path` (itself or in a run folder): 64 bits in hex.
 

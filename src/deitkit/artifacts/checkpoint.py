@@ -161,6 +161,11 @@ def load_newest(
     return None
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether `folder` holds something that was saved as a checkpoint, whole or not."""
+    return bool(_candidates(folder))
+
+
 def rotate(folder: Path, keep: int = 2) -> list[Path]:
     """Remove all but the `keep` newest checkpoints, once the newest one verifies on disk.
 

@@ -1,9 +1,10 @@
 """Views: what chance decides about a picture, drawn from a key, then applied at any size.
 
-`deitkit.augmentation.mixing` needs torch and is imported by its own name.
+`mixing`, `erasing` and `device_render` need torch and are imported by their own names.
 """
 
 from deitkit.augmentation.render import render
-from deitkit.augmentation.views import ViewPolicy, Views, draw_views, epoch_order
+from deitkit.augmentation.view_policy import ViewPolicy
+from deitkit.augmentation.views import Views, draw_views, epoch_order
 
 __all__ = ["ViewPolicy", "Views", "draw_views", "epoch_order", "render"]

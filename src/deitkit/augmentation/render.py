@@ -1,4 +1,7 @@
-"""Apply the geometry of views on the CPU: crop, antialiased bicubic resize through Pillow, flip."""
+"""Apply views on the CPU, an image at a time: crop and resize, flip, then their operations.
+
+Resizing is Pillow's antialiased bicubic; the operations are in `operations`.
+"""
 
 # Shapes: B images, C channels, H height, W width, box 4 (top, left, bottom, right) in pixels.
 
@@ -11,6 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 
+from deitkit.augmentation.operations import apply_operations, join_channels, split_channels
 from deitkit.augmentation.views import Views
 
 Bytes = NDArray[np.uint8]
@@ -26,36 +30,56 @@ def render(
     size: tuple[int, int],
     *,
     fill: int | Sequence[int] = 0,
+    op_fill: int | Sequence[int] = 0,
 ) -> Bytes:
     """Show each view of its image at `size` (height, width): uint8 [B, C, H, W].
 
     `images` are B uint8 arrays [height, width, channels] of any sizes, or one array [B, H, W, C].
-    What lies outside an image is `fill`, one level or one for each channel. Mixing is not done
-    here. An image's result depends on no other image.
+    What lies outside an image is `fill`, what rotations, shears and translations uncover
+    `op_fill`, each one level or one for each channel. Erasing and mixing are not done here. An
+    image's result depends on no other image.
     """
     assert len(images) == len(views), f"{len(images)} images for {len(views)} views"
     if isinstance(images, np.ndarray):
         sizes_B2 = np.broadcast_to(np.array(images.shape[1:3]), (len(images), 2))
     else:
         sizes_B2 = np.array([image.shape[:2] for image in images]).reshape(-1, 2)
-    box_B4 = _pixel_boxes(views, sizes_B2)
+    box_B4 = pixel_boxes(views, sizes_B2)
+    num_channels = images[0].shape[2] if len(images) else 0
+    op_fill_C = [op_fill] * num_channels if isinstance(op_fill, int) else op_fill
     if isinstance(images, np.ndarray) and images.shape[1:3] == size:
         offset_B2 = box_B4[:, :2]
         is_whole = (offset_B2 % 1.0 == 0.0).all() and (box_B4[:, 2:] - offset_B2 == size).all()
         if is_whole:
-            return _shift(images, offset_B2.astype(np.int64), views.flip_B, fill)
-    num_channels = images[0].shape[2] if len(images) else 0
+            shifted_BCHW = _shift(images, offset_B2.astype(np.int64), views.flip_B, fill)
+            return _operate(shifted_BCHW, views, op_fill_C)
     rendered_BCHW = np.empty((len(images), num_channels, *size), dtype=np.uint8)
     for index, image in enumerate(images):
         assert image.dtype == np.uint8 and image.ndim == 3, "images are uint8 [H, W, C]"
-        resized_HWC = _resize_box(image, box_B4[index], size, fill)
+        picture = _resize_box(image, box_B4[index], size, fill)
         if views.flip_B[index]:
-            resized_HWC = resized_HWC[:, ::-1]
-        rendered_BCHW[index] = resized_HWC.transpose(2, 0, 1)
+            picture = [plane.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for plane in picture]
+        picture = apply_operations(
+            picture, views.ops_BL[index], views.params_BL[index], op_fill=op_fill_C
+        )
+        rendered_BCHW[index] = join_channels(picture).transpose(2, 0, 1)
     return rendered_BCHW
 
 
-def _pixel_boxes(views: Views, sizes_B2: NDArray[np.integer]) -> NDArray[np.float64]:
+def _operate(images_BCHW: Bytes, views: Views, op_fill_C: Sequence[int]) -> Bytes:
+    """Apply the views' operations in place, touching only images that have any."""
+    for index in np.flatnonzero(views.ops_BL.any(axis=1)):
+        picture = apply_operations(
+            split_channels(images_BCHW[index].transpose(1, 2, 0)),
+            views.ops_BL[index],
+            views.params_BL[index],
+            op_fill=op_fill_C,
+        )
+        images_BCHW[index] = join_channels(picture).transpose(2, 0, 1)
+    return images_BCHW
+
+
+def pixel_boxes(views: Views, sizes_B2: NDArray[np.integer]) -> NDArray[np.float64]:
     """Return the views' boxes in source pixels: top, left, bottom, right, never empty."""
     low_B2, side_B2 = np.split(views.box_B4.astype(np.float64), 2, axis=1)
     edges_B4 = np.concatenate([low_B2, low_B2 + side_B2], axis=1) * np.tile(sizes_B2, 2)
@@ -87,8 +111,8 @@ def _shift(
 
 def _resize_box(
     image_HWC: Bytes, box_4: NDArray[np.float64], size: tuple[int, int], fill: int | Sequence[int]
-) -> Bytes:
-    """Resize the box of one image to `size` with Pillow's antialiased bicubic filter: [H, W, C]."""
+) -> list[Image.Image]:
+    """Resize the box of one image to `size` with Pillow's antialiased bicubic filter."""
     height, width, num_channels = image_HWC.shape
     top, left, bottom, right = box_4
     above, before = max(0, int(np.ceil(-top))), max(0, int(np.ceil(-left)))
@@ -100,14 +124,7 @@ def _resize_box(
         canvas_HWC[above : above + height, before : before + width] = image_HWC
         image_HWC = canvas_HWC
     pillow_box = (left + before, top + above, right + before, bottom + above)
-    pillow_size = (size[1], size[0])
-    if num_channels == 3:
-        picture = Image.fromarray(np.ascontiguousarray(image_HWC))
-        return np.asarray(picture.resize(pillow_size, Image.Resampling.BICUBIC, pillow_box))
-    # One by one: Pillow knows no 2 or 5 channels and takes a fourth for transparency.
-    planes = [
-        Image.fromarray(np.ascontiguousarray(image_HWC[:, :, channel]))
-        for channel in range(num_channels)
+    return [
+        plane.resize((size[1], size[0]), Image.Resampling.BICUBIC, pillow_box)
+        for plane in split_channels(image_HWC)
     ]
-    resized = [plane.resize(pillow_size, Image.Resampling.BICUBIC, pillow_box) for plane in planes]
-    return np.stack([np.asarray(plane) for plane in resized], axis=2)

@@ -1,78 +1,35 @@
 """A view: everything that chance decides about the pixels of one training example.
 
 Views are drawn here, as small arrays, from (view_seed, epoch, repeat, sample id) and nothing else;
-`render` and `mixing` apply them. Geometry is in shares of the source image and the mix in shares
-of the output, so that one view can be rendered at any size. Positions 2k and 2k + 1 of an epoch
-are mix partners.
+`render`, `erasing` and `mixing` apply them. Geometry is in shares of the source image, erasing and
+the mix in shares of the output, so that one view can be rendered at any size. Positions 2k and
+2k + 1 of an epoch are mix partners.
 """
 
-# Shapes: B images, P = B // 2 pairs, N images of the data set, 2 (height, width),
-# box 4 (top, left, height, width), cut 4 (top, left, bottom, right).
+# Shapes: B images, P = B // 2 pairs, N images of the data set, L operations, A = 10 attempts,
+# 2 (height, width), box 4 (top, left, height, width), cut and erase 4 (top, left, bottom, right).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deitkit.augmentation.boxes import centred_boxes, padded_boxes, random_resized_boxes
 from deitkit.augmentation.draws import Key, beta, hash_key, uniform
-from deitkit.errors import ConfigError
+from deitkit.augmentation.elementary import exp, log
+from deitkit.augmentation.policies import draw_operations
+from deitkit.augmentation.view_policy import ViewPolicy
+
+Floats = NDArray[np.float64]
 
 CUT_GRID = 32
 """CutMix boxes are drawn on this many rows and columns, see `draw_views`."""
 
-_CROPS = ("random_resized", "padded", "none")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ViewPolicy:
-    """What chance may do. Raises ConfigError [BAD_VIEWS] for values outside their range."""
-
-    crop: str = "random_resized"
-    """random_resized: a box of random area and shape; padded: the centred box of the output's
-    shape, moved by some pixels; none: that box unmoved."""
-    scale: tuple[float, float] = (0.08, 1.0)
-    """Share of the source's area a random resized box covers, least and most."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Width over height of a random resized box, in source pixels, relative to the output's."""
-    padding: float = 0.125
-    """Share of each side by which a padded box moves at most: 4 pixels of 32."""
-    flip: float = 0.5
-    """Chance of a left-right flip."""
-    mixup: float = 0.0
-    """Mixup's Beta parameter, 0 for none."""
-    cutmix: float = 0.0
-    """CutMix's Beta parameter, 0 for none."""
-    mix_prob: float = 1.0
-    """Chance that a pair is mixed at all."""
-    switch_prob: float = 0.5
-    """Chance of CutMix rather than Mixup where both are on."""
-
-    def __post_init__(self) -> None:
-        low, high = self.scale
-        narrow, wide = self.ratio
-        alphas = (self.mixup, self.cutmix)
-        wrong = {
-            f"crop={self.crop!r} (one of {', '.join(_CROPS)})": self.crop not in _CROPS,
-            f"scale={self.scale} (0 < least <= most <= 1)": not 0.0 < low <= high <= 1.0,
-            f"ratio={self.ratio} (0 < least <= most)": not 0.0 < narrow <= wide < math.inf,
-            f"padding={self.padding} (0 to 1)": not 0.0 <= self.padding <= 1.0,
-            f"mixup={self.mixup}, cutmix={self.cutmix} (0 or above)": not all(
-                0.0 <= alpha < math.inf for alpha in alphas
-            ),
-        } | {
-            f"{name}={getattr(self, name)} (0 to 1)": not 0.0 <= getattr(self, name) <= 1.0
-            for name in ("flip", "mix_prob", "switch_prob")
-        }
-        for found, is_wrong in wrong.items():
-            if is_wrong:
-                raise ConfigError(
-                    "BAD_VIEWS", "views", f"{found} is out of range", "choose a value inside it"
-                )
+_ERASE_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +38,8 @@ class Views:
 
     sample_ids_B: NDArray[np.uint64]
     epoch: int
-    repeat: int
+    repeat_B: NDArray[np.int64]
+    """Which copy of the image in this epoch, 0 without repeated augmentation."""
     box_B4: NDArray[np.float32]
     """Top, left, height, width in shares of the source; padded boxes may stick out of it."""
     flip_B: NDArray[np.bool_]
@@ -92,6 +50,14 @@ class Views:
     cut_B4: NDArray[np.float32]
     """CutMix: top, left, bottom, right of the partner's patch in shares of the output; all 0
     where nothing is cut."""
+    ops_BL: NDArray[np.int8]
+    """Operations on the cropped, flipped image from left to right, by `op_codes`; 0 for none."""
+    params_BL: NDArray[np.float32]
+    """Their physical parameters, 0 where an operation has none."""
+    erase_B4: NDArray[np.float32]
+    """Erasing: top, left, bottom, right in shares of the output; all 0 where nothing is erased."""
+    erase_key_B: NDArray[np.uint64]
+    """Key of the noise in the erased box."""
 
     def __len__(self) -> int:
         return int(self.sample_ids_B.shape[0])
@@ -103,40 +69,36 @@ class Views:
         starts_a_pair = start % 2 == 0 or start == len(self)
         assert starts_a_pair, f"a span of views starts inside a pair, at {start}"
         assert stop % 2 == 0 or stop == len(self), f"a span of views ends inside a pair, at {stop}"
-        return Views(
-            self.sample_ids_B[start:stop],
-            self.epoch,
-            self.repeat,
-            self.box_B4[start:stop],
-            self.flip_B[start:stop],
-            self.lam_B[start:stop],
-            self.cut_B4[start:stop],
-        )
+        taken: dict[str, Any] = {
+            name: getattr(self, name)[start:stop] for name in _fields_of_images()
+        }
+        return replace(self, **taken)
 
     @staticmethod
     def concatenate(parts: Sequence[Views]) -> Views:
-        """Join views of one epoch and repeat; only the last part may hold an odd number."""
+        """Join views of one epoch and policy; only the last part may hold an odd number."""
         first = parts[0]
-        assert all((part.epoch, part.repeat) == (first.epoch, first.repeat) for part in parts)
+        assert all(part.epoch == first.epoch for part in parts), "views of one epoch are joined"
         assert all(len(part) % 2 == 0 for part in parts[:-1]), "joining would move the pairs"
-        return Views(
-            np.concatenate([part.sample_ids_B for part in parts]),
-            first.epoch,
-            first.repeat,
-            np.concatenate([part.box_B4 for part in parts]),
-            np.concatenate([part.flip_B for part in parts]),
-            np.concatenate([part.lam_B for part in parts]),
-            np.concatenate([part.cut_B4 for part in parts]),
-        )
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in _fields_of_images()
+        }
+        return replace(first, **joined)
 
     def cut_pixels(self, size: tuple[int, int]) -> NDArray[np.int64]:
         """Return the CutMix boxes in whole pixels of an output of this (height, width): [B, 4].
 
         Each edge goes to the nearest pixel; where CUT_GRID divides the size nothing is rounded.
         """
-        height, width = size
-        scale_4 = np.array([height, width, height, width], dtype=np.float64)
-        return np.rint(self.cut_B4 * scale_4).astype(np.int64)
+        return _whole_pixels(self.cut_B4, size)
+
+    def erase_pixels(self, size: tuple[int, int]) -> NDArray[np.int64]:
+        """Return the erased boxes in whole pixels of an output of this (height, width): [B, 4].
+
+        Each edge goes to the nearest pixel.
+        """
+        return _whole_pixels(self.erase_B4, size)
 
     def lam_at(self, size: tuple[int, int]) -> NDArray[np.float32]:
         """Return each image's share of its own pixels at this (height, width): [B].
@@ -150,12 +112,22 @@ class Views:
         return np.where(is_cut, own, self.lam_B).astype(np.float32)
 
 
+def _fields_of_images() -> list[str]:
+    """Names of the fields that hold one row for each image: all but the epoch."""
+    return [field.name for field in fields(Views) if field.name != "epoch"]
+
+
+def _whole_pixels(shares_B4: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.int64]:
+    scale_4 = np.tile(np.array(size, dtype=np.float64), 2)
+    return np.rint(shares_B4 * scale_4).astype(np.int64)
+
+
 def epoch_order(view_seed: int, epoch: int, sample_ids_N: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Return the order of an epoch: indices into `sample_ids_N`, a permutation.
 
     Images are sorted by a keyed hash of their id, so that adding some only inserts them. The n-th
-    copy of one content is hashed with n: otherwise copies would always stand beside each other and
-    be mixed with themselves.
+    copy of one content is hashed with n: otherwise copies would always stand beside each other,
+    where they are not mixed.
     """
     by_id = np.argsort(sample_ids_N, kind="stable")
     ids = sample_ids_N[by_id]
@@ -184,18 +156,37 @@ def cut_boxes(
     return np.concatenate([low_P2, high_P2], axis=1)
 
 
+def _draw_boxes(policy: ViewPolicy, *key: Key, sizes_B2: Floats, aspect: float) -> Floats:
+    """Draw which part of its source each view shows, in source pixels: [B, 4]."""
+    if policy.crop == "random_resized":
+        chance_B22 = uniform(*key, purpose="crop", num=22)
+        return random_resized_boxes(
+            chance_B22, sizes_B2, scale=policy.scale, ratio=policy.ratio, aspect=aspect
+        )
+    if policy.crop == "padded":
+        chance_B2 = uniform(*key, purpose="crop", num=2)
+        return padded_boxes(chance_B2, sizes_B2, padding=policy.padding, aspect=aspect)
+    return centred_boxes(sizes_B2, aspect=aspect)
+
+
 def _draw_mix(
-    policy: ViewPolicy, *key: int, ids_P2: NDArray[np.uint64]
+    policy: ViewPolicy, *key: int, ids_P2: NDArray[np.uint64], repeat_P2: NDArray[np.integer]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Draw (lambda [P], cut box [P, 4]) of each pair, keyed by both of its sample ids."""
+    """Draw (lambda [P], cut box [P, 4]) of each pair, keyed by both of its ids and repeats.
+
+    An image is not mixed with another copy of itself.
+    """
     num_pairs = len(ids_P2)
     lam_P = np.ones(num_pairs, dtype=np.float32)
     cut_P4 = np.zeros((num_pairs, 4), dtype=np.float32)
     if not (policy.mixup or policy.cutmix):
         return lam_P, cut_P4
-    pair_key: tuple[Key, ...] = (*key, ids_P2[:, 0], ids_P2[:, 1])
+    # One word for both repeats, which is the repeat itself where they are the same.
+    first_P, second_P = repeat_P2.astype(np.uint64).T
+    repeats_P = first_P ^ ((first_P ^ second_P) << np.uint64(32))
+    pair_key: tuple[Key, ...] = (*key, repeats_P, ids_P2[:, 0], ids_P2[:, 1])
     chance_P4 = uniform(*pair_key, purpose="mix", num=4)
-    is_mixed = chance_P4[:, 0] < policy.mix_prob
+    is_mixed = (chance_P4[:, 0] < policy.mix_prob) & np.not_equal(*ids_P2.T)
     switch = policy.switch_prob if policy.mixup and policy.cutmix else float(policy.cutmix > 0)
     is_cut = chance_P4[:, 1] < switch
     if policy.mixup:
@@ -212,21 +203,48 @@ def _draw_mix(
     return lam_P.astype(np.float32), cut_P4.astype(np.float32)
 
 
+def _draw_erased(policy: ViewPolicy, *key: Key, num_images: int, aspect: float) -> Floats:
+    """Draw the box that is erased from each image, in shares of the output: [B, 4].
+
+    The area is uniform within `erasing_scale`, the logarithm of height over width in pixels
+    uniform within `erasing_ratio`, the place uniform. The first of ten attempts smaller than the
+    image in both directions is taken; if none is, nothing is erased. Zhong et al. 2020, "Random
+    Erasing Data Augmentation", arXiv:1708.04896, algorithm 1.
+    Deviation: sides and places are not rounded to pixels.
+    """
+    if policy.erasing == 0.0:
+        return np.zeros((num_images, 4))
+    chance = uniform(*key, purpose="erasing", num=2 * _ERASE_ATTEMPTS + 3)
+    area_BA, shape_BA = np.split(chance[:, 3:], 2, axis=1)
+    least, most = policy.erasing_scale
+    area_BA = least + area_BA * (most - least)
+    log_low, log_high = log(np.array(policy.erasing_ratio))
+    shape_BA = exp(log_low + shape_BA * (log_high - log_low)) * aspect
+    sides_BA2 = np.sqrt(np.stack([area_BA * shape_BA, area_BA / shape_BA], axis=2))
+    fits_BA = sides_BA2.max(axis=2) < 1.0
+    rows, first_B = np.arange(num_images), np.argmax(fits_BA, axis=1)
+    low_B2 = chance[:, 1:3] * (1.0 - sides_BA2[rows, first_B])
+    box_B4 = np.concatenate([low_B2, low_B2 + sides_BA2[rows, first_B]], axis=1)
+    is_erased_B = (chance[:, 0] < policy.erasing) & fits_BA[rows, first_B]
+    return np.where(is_erased_B[:, None], box_B4, 0.0)
+
+
 def draw_views(
     policy: ViewPolicy,
     *,
     view_seed: int,
     epoch: int,
-    repeat: int = 0,
     sample_ids_B: NDArray[np.uint64],
     sizes_B2: NDArray[np.integer],
+    repeat_B: NDArray[np.integer] | None = None,
     aspect: float = 1.0,
 ) -> Views:
     """Draw one view for each image; ids come in epoch order and start at an even position of it.
 
-    `sizes_B2` are the sources' (height, width) in pixels, `aspect` the output's width over height.
-    A pair has one mix draw, keyed by both ids; an odd last image stays unmixed. Images of the same
-    content share their crop and flip within an epoch.
+    `sizes_B2` are the sources' (height, width) in pixels, `repeat_B` says which copy of the image
+    it is (all 0 if left out), `aspect` is the output's width over height. A pair has one mix draw,
+    keyed by both ids and repeats; an odd last image stays unmixed. Files of the same content share
+    all their other draws within an epoch and repeat.
 
     Deviation: CutMix boxes are drawn on a grid of 32 x 32, not in pixels. Sizes of 32, 64, 96,
     128, 160, 192, 224, 256, 320 or 384 then show the very same mix with the same lambda, so that
@@ -234,24 +252,42 @@ def draw_views(
     At other sizes each edge is within half a pixel, and `Views.lam_at` gives the exact share.
     """
     num_images = len(sample_ids_B)
-    key = (view_seed, epoch, repeat)
+    ids_B = sample_ids_B.astype(np.uint64)
+    repeats_B = np.zeros(num_images, dtype=np.int64) if repeat_B is None else repeat_B
+    key: tuple[Key, ...] = (view_seed, epoch, repeats_B, ids_B)
     sizes = sizes_B2.astype(np.float64)
-    if policy.crop == "random_resized":
-        chance = uniform(*key, sample_ids_B, purpose="crop", num=22)
-        box_B4 = random_resized_boxes(
-            chance, sizes, scale=policy.scale, ratio=policy.ratio, aspect=aspect
-        )
-    elif policy.crop == "padded":
-        chance = uniform(*key, sample_ids_B, purpose="crop", num=2)
-        box_B4 = padded_boxes(chance, sizes, padding=policy.padding, aspect=aspect)
-    else:
-        box_B4 = centred_boxes(sizes, aspect=aspect)
-    flip_B = uniform(*key, sample_ids_B, purpose="flip", num=1)[:, 0] < policy.flip
+    box_B4 = _draw_boxes(policy, *key, sizes_B2=sizes, aspect=aspect)
+    flip_B = uniform(*key, purpose="flip", num=1)[:, 0] < policy.flip
+    ops_BL, params_BL = draw_operations(
+        policy.auto_augment,
+        *key,
+        num_images=num_images,
+        rand_ops=policy.rand_ops,
+        color_jitter=policy.color_jitter,
+    )
+    erase_B4 = _draw_erased(policy, *key, num_images=num_images, aspect=aspect)
     whole = num_images // 2 * 2
-    lam_P, cut_P4 = _draw_mix(policy, *key, ids_P2=sample_ids_B[:whole].reshape(-1, 2))
+    lam_P, cut_P4 = _draw_mix(
+        policy,
+        view_seed,
+        epoch,
+        ids_P2=ids_B[:whole].reshape(-1, 2),
+        repeat_P2=repeats_B[:whole].reshape(-1, 2),
+    )
     lam_B = np.ones(num_images, dtype=np.float32)
     cut_B4 = np.zeros((num_images, 4), dtype=np.float32)
     lam_B[:whole] = np.repeat(lam_P, 2)
     cut_B4[:whole] = np.repeat(cut_P4, 2, axis=0)
-    share_B4 = (box_B4 / np.tile(sizes, 2)).astype(np.float32)
-    return Views(sample_ids_B.astype(np.uint64), epoch, repeat, share_B4, flip_B, lam_B, cut_B4)
+    return Views(
+        sample_ids_B=ids_B,
+        epoch=epoch,
+        repeat_B=repeats_B.astype(np.int64),
+        box_B4=(box_B4 / np.tile(sizes, 2)).astype(np.float32),
+        flip_B=flip_B,
+        lam_B=lam_B,
+        cut_B4=cut_B4,
+        ops_BL=ops_BL,
+        params_BL=params_BL,
+        erase_B4=erase_B4.astype(np.float32),
+        erase_key_B=hash_key(*key, purpose="erase noise"),
+    )

@@ -13,7 +13,18 @@ from typing import Any
 from cyclopts import App, CycloptsError, Group
 
 import deitkit
-from deitkit.cli import demo, evaluate, inspecting, predict, train
+from deitkit.cli import (
+    ablate,
+    demo,
+    evaluate,
+    export,
+    import_weights,
+    inspecting,
+    predict,
+    recipes,
+    train,
+    views,
+)
 from deitkit.cli.tokens import normalise
 from deitkit.errors import DeitkitError
 
@@ -25,6 +36,11 @@ VERBS: dict[str, tuple[Callable[..., Any], Group]] = {
     "predict": (predict.predict, EVERYDAY),
     "evaluate": (evaluate.evaluate, EVERYDAY),
     "demo": (demo.demo, EVERYDAY),
+    "export": (export.export, MORE),
+    "import": (import_weights.import_weights, MORE),
+    "views": (views.views, MORE),
+    "recipes": (recipes.recipes, MORE),
+    "ablate": (ablate.ablate, MORE),
     "summary": (inspecting.summary, MORE),
     "models": (inspecting.models, MORE),
     "settings": (inspecting.settings, MORE),

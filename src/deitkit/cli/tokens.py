@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
+from deitkit.errors import ConfigError
+
 _PAIR = re.compile(r"(--)?([A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)?)=(.*)", re.DOTALL)
 _OPTION = re.compile(r"--([A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)?)")
 
@@ -45,3 +47,18 @@ def normalise(
         else:
             normalised.append(token)
     return normalised
+
+
+def read_pairs(settings: Sequence[str]) -> dict[str, str]:
+    """`name=value` words as a dict. Raises ConfigError USAGE or TWICE."""
+    values: dict[str, str] = {}
+    for setting in settings:
+        name, sign, value = setting.partition("=")
+        if not sign:
+            raise ConfigError(
+                "USAGE", setting, "is no setting", "write name=value, for example data=photos/"
+            )
+        if name in values:
+            raise ConfigError("TWICE", name, "is set twice", "give it once")
+        values[name] = value
+    return values

@@ -6,9 +6,10 @@ import os
 import sys
 from typing import Any
 
+from deitkit.cli.tokens import read_pairs
 from deitkit.config import SHORT_NAMES
 from deitkit.config.help import settings_help
-from deitkit.errors import ConfigError
+from deitkit.config.recipes import list_recipes
 
 
 def train(
@@ -28,11 +29,12 @@ def train(
     ranks: str | None = None,
     device: str | None = None,
     overwrite: bool | None = None,
+    recipe: str | None = None,
     config: str | None = None,
 ) -> int:
     given = {name: value for name, value in locals().items() if name != "settings"}
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    values |= _pairs(settings)
+    values |= read_pairs(settings)
     ranks_wanted = int(ranks) if ranks is not None and ranks.isdecimal() else 1
     if ranks_wanted > 1 and "WORLD_SIZE" not in os.environ:
         from deitkit.runtime.launch import launch_ranks
@@ -62,6 +64,8 @@ def _describe() -> str:
         "deitkit train data=photos/ model=small_cnn out=runs/teacher",
         "deitkit train data=photos/ teacher=runs/teacher out=runs/student",
         "deitkit train out=runs/student           goes on",
+        "deitkit train data=photos/ init=timm:deit_tiny_patch16_224    from trained weights",
+        "deitkit train data=photos/ recipe=deit_tiny                   like the paper",
         "",
         "photos/ holds train/ and val/ (and test/), or one folder a class; a CSV with",
         "path and label, or Parquet, works too. All settings: `deitkit settings`.",
@@ -74,22 +78,10 @@ def _describe() -> str:
     for short, full in SHORT_NAMES.items():
         text = explained[full].text.replace(f" Short: {short}.", "")
         lines += [short, f"    {text}"]
+    names = ", ".join(list_recipes())
+    lines += ["recipe", f"    Settings under a name, or a YAML file of them: {names}."]
     lines += ["config", "    A YAML file of settings; what is given here comes before it."]
     return "\n".join(lines)
 
 
 train.__doc__ = _describe()
-
-
-def _pairs(settings: tuple[str, ...]) -> dict[str, str]:
-    values: dict[str, str] = {}
-    for setting in settings:
-        name, sign, value = setting.partition("=")
-        if not sign:
-            raise ConfigError(
-                "USAGE", setting, "is no setting", "write name=value, for example data=photos/"
-            )
-        if name in values:
-            raise ConfigError("TWICE", name, "is set twice", "give it once")
-        values[name] = value
-    return values

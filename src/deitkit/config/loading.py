@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,28 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ConfigError(
             "CONFIG_FILE", path, f"cannot be read ({error.strerror})", "check the path"
         ) from error
+    return read_settings(text, path, information=INFORMATION)
+
+
+def read_settings(
+    text: str, subject: object, *, information: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings by dotted name, and the blocks called `information`, of YAML text.
+
+    Raises:
+        ConfigError: no YAML mapping, or unknown names; `subject` is named.
+    """
     try:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise ConfigError("CONFIG_FILE", path, f"is no YAML: {error}", "mend that line") from error
+        raise ConfigError(
+            "CONFIG_FILE", subject, f"is no YAML: {error}", "mend that line"
+        ) from error
     if not isinstance(tree, dict):
-        raise ConfigError("CONFIG_FILE", path, "is no mapping", "write `section: {field: value}`")
-    information = {name: tree.pop(name, {}) or {} for name in INFORMATION}
+        raise ConfigError(
+            "CONFIG_FILE", subject, "is no mapping", "write `section: {field: value}`"
+        )
+    blocks = {name: tree.pop(name, {}) or {} for name in information}
     values: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict) and name in _SECTION_TYPES:
@@ -93,7 +108,7 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             values[str(name)] = value
         else:
             canonical_name(str(name), _FIELD_TYPES)
-    return {canonical_name(name, _FIELD_TYPES): item for name, item in values.items()}, information
+    return {canonical_name(name, _FIELD_TYPES): item for name, item in values.items()}, blocks
 
 
 def write_config_text(
@@ -182,7 +197,11 @@ def _convert_one(value: Any, option: Any) -> Any:
 
 
 def _convert_tuple(value: Any, members: tuple[Any, ...]) -> tuple[Any, ...]:
-    parts = re.split(r"[,x]", value.strip("()[] ")) if isinstance(value, str) else list(value)
+    # Sizes may be written 224x224; names may hold an x.
+    signs = "," if members[0] is str else "[,x]"
+    parts = re.split(signs, value.strip("()[] ")) if isinstance(value, str) else list(value)
+    if members[0] is str:
+        parts = [part.strip() for part in parts if part.strip()]
     if members[-1] is Ellipsis:
         members = (members[0],) * len(parts)
     if len(parts) != len(members):
@@ -197,7 +216,7 @@ def _describe(option: Any) -> str:
     if origin is tuple:
         members = typing.get_args(option)
         count = "several" if members[-1] is Ellipsis else str(len(members))
-        return f"{count} numbers with commas between"
+        return f"{count} {'names' if members[0] is str else 'numbers'} with commas between"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     return names.get(option, "none")
 
@@ -214,6 +233,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "views.cutmix": (0, 100),
     "views.mix_prob": (0, 1),
     "views.switch_prob": (0, 1),
+    "views.color_jitter": (0, 1),
+    "views.erasing": (0, 1),
+    "views.repeats": (1, 100),
     "distill.weight": (0, 1),
     "distill.temperature": (1e-3, 1e3),
     "optim.batch_size": (2, 10**7),
@@ -221,6 +243,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optim.lr": (0, 100),
     "optim.warmup": (0, 0.9),
     "optim.weight_decay": (0, 100),
+    "optim.layer_decay": (0.01, 1),
+    "optim.momentum": (0, 0.9999),
     "optim.label_smoothing": (0, 0.99),
     "schedule.epochs": (1, 10**6),
     "schedule.steps": (1, 10**10),

@@ -62,7 +62,11 @@ class ModelConfig:
     name: str = AUTO
     """One of `deitkit.list_models()`, for example deit_tiny_distilled_patch16_224. Short: model."""
     init: str = AUTO
-    """Where the weights start: scratch, a run or bundle folder. Short: init."""
+    """Where the weights start: scratch, a run or bundle folder, a weights file (.safetensors,
+    .pth), a Hugging Face folder, hf:owner/name or timm:name. auto: for photographs a trained DeiT
+    where one can be had. Short: init."""
+    init_dist_token: Literal["new", "cls"] = "new"
+    """What a distillation token that the start lacks begins as: new, or the class token's copy."""
     patch_size: int | None = None
     """Pixels a side of one patch."""
     embed_dim: int | None = None
@@ -83,14 +87,20 @@ class ModelConfig:
     """Dropout after the position embedding."""
     drop_path: float | None = None
     """Stochastic depth: chance that the last block is skipped for an image. The paper: 0.1."""
+    drop_path_schedule: Literal["linear", "constant"] | None = None
+    """linear: rising from 0 over the depth (the paper); constant: the same in all (DeiT III)."""
     layer_scale: float | None = None
-    """Start value of LayerScale; none leaves it out."""
+    """Start value of LayerScale; none leaves it out. DeiT III: 1e-4."""
+    pos_embed_cls: bool | None = None
+    """Whether class and distillation token have a position too; DeiT III: false."""
     stem: Literal["linear", "conv"] | None = None
     """How patches become tokens: one projection, or overlapping convolutions."""
     mlp_conv: bool | None = None
     """Whether a depthwise convolution in each block lets patches hear their neighbours."""
     weight_init: Literal["trunc_normal", "kaiming", "constant"] | None = None
     """How weights of a new model are drawn."""
+    grad_checkpointing: bool = False
+    """Compute each block twice and keep less of it: for large models on little memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +125,25 @@ class ViewsConfig:
     """Chance that a pair of pictures is mixed at all."""
     switch_prob: float = 0.5
     """Chance of CutMix rather than Mixup where both are on."""
+    auto_augment: str = AUTO
+    """none, autoaugment (ImageNet's policy), 3augment (DeiT III), trivial, or RandAugment as timm
+    spells it: rand-m9-mstd0.5-inc1 (the paper); n3 draws three operations, p0.7 sets their
+    chance."""
+    rand_ops: tuple[str, ...] = ()
+    """RandAugment's operations, with commas between; empty: all 15."""
+    color_jitter: float = 0.0
+    """Brightness, contrast and saturation change by up to this share. DeiT III: 0.3."""
+    erasing: float | Auto = AUTO
+    """Chance that a rectangle is erased. The paper: 0.25."""
+    erasing_fill: Literal["pixel", "color", "mean", "constant"] = "pixel"
+    """What fills it: noise in each pixel (the paper), one random colour, the mean colour, black."""
+    erasing_scale: tuple[float, float] = (0.02, 1 / 3)
+    """Share of the picture an erased rectangle covers, least and most."""
+    erasing_ratio: tuple[float, float] = (0.3, 1 / 0.3)
+    """Its height over its width, least and most."""
+    repeats: int = 1
+    """Repeated augmentation: views of one picture in a batch. An epoch then shows the same number
+    of views of fewer pictures, and as many epochs show them all. The paper: 3."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,8 +165,11 @@ class DistillConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
-    """AdamW and its batch."""
+    """The optimizer and its batch."""
 
+    name: Literal["adamw", "sgd", "muon"] = "adamw"
+    """adamw (the paper), sgd with Nesterov's momentum, or muon: orthogonal steps for the matrices
+    of the blocks, AdamW for the rest."""
     batch_size: int | Auto = AUTO
     """Images in one optimisation step, over all ranks. Short: batch_size."""
     device_batch_size: int | Auto = AUTO
@@ -150,8 +182,14 @@ class OptimConfig:
     """Share of the steps over which the learning rate rises."""
     warmup_lr: float = 1e-6
     """Learning rate of the first step, at the batch in use."""
-    weight_decay: float = 0.05
-    """AdamW's decay of weight matrices; biases, norms, tokens and positions have none."""
+    weight_decay: float | Auto = AUTO
+    """Decay of weight matrices; biases, norms, tokens and positions have none. auto: 0.05, the
+    paper's, and 1e-4 with sgd, where it is a part of the gradient."""
+    layer_decay: float | Auto = AUTO
+    """Each block learns this much slower than the one above it; 1: all the same. auto: 0.75 when
+    trained weights are fine-tuned."""
+    momentum: float | Auto = AUTO
+    """SGD's and Muon's momentum. auto: 0.9, and 0.95 with muon."""
     beta1: float = 0.9
     """AdamW's decay of the first moment."""
     beta2: float = 0.999
@@ -162,6 +200,8 @@ class OptimConfig:
     """Largest norm of the gradient; none does not clip. The paper does not."""
     label_smoothing: float = 0.1
     """Share of the target spread over all classes."""
+    label_loss: Literal["cross_entropy", "binary"] = "cross_entropy"
+    """binary: each class on its own, a mixed picture is of both (DeiT III)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

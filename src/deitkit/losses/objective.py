@@ -12,8 +12,7 @@ from torch import Tensor
 from deitkit.errors import ConfigError
 from deitkit.flow import LossTerms, StudentOutput
 from deitkit.losses.distillation import REDUCTIONS
-from deitkit.losses.registry import DISTILL_KINDS
-from deitkit.losses.targets import soft_cross_entropy
+from deitkit.losses.registry import DISTILL_KINDS, LABEL_LOSSES
 
 
 class DistillationLoss:
@@ -29,7 +28,7 @@ class DistillationLoss:
     would be noise in them.
 
     Raises:
-        ConfigError: DISTILL for a setting that cannot be.
+        ConfigError: DISTILL, LABEL_LOSS for a setting that cannot be.
     """
 
     def __init__(
@@ -39,7 +38,13 @@ class DistillationLoss:
         weight: float = 0.5,
         temperature: float = 3.0,
         reduction: str = "batchmean",
+        label_loss: str = "cross_entropy",
     ) -> None:
+        if label_loss not in LABEL_LOSSES:
+            losses = " or ".join(LABEL_LOSSES)
+            raise ConfigError(
+                "LABEL_LOSS", "label_loss", f"{label_loss!r} is not known", f"choose {losses}"
+            )
         if kind not in DISTILL_KINDS:
             kinds = " or ".join(DISTILL_KINDS)
             raise ConfigError("DISTILL", "kind", f"{kind!r} is not known", f"choose {kinds}")
@@ -54,6 +59,7 @@ class DistillationLoss:
             raise ConfigError("DISTILL", "temperature", f"{temperature} is not above 0", "choose 3")
         self.kind = kind
         self.weight = weight
+        self._label_term = LABEL_LOSSES[label_loss]
         self._teacher_term = DISTILL_KINDS[kind](temperature=temperature, reduction=reduction)
 
     def __call__(
@@ -70,10 +76,10 @@ class DistillationLoss:
             ConfigError: DISTILL when the kind needs a teacher and got none; TEACHER_CLASSES when
                 its logits are of other classes.
         """
-        label = soft_cross_entropy(output.cls_logits, targets_BK, normalizer=normalizer)
+        label = self._label_term(output.cls_logits, targets_BK, normalizer=normalizer)
         if self._teacher_term is None:
             if output.dist_logits is not None:
-                second = soft_cross_entropy(output.dist_logits, targets_BK, normalizer=normalizer)
+                second = self._label_term(output.dist_logits, targets_BK, normalizer=normalizer)
                 label = (label + second) / 2
             return LossTerms(total=label, label=label, distill=torch.zeros_like(label))
         student_BK = output.cls_logits if output.dist_logits is None else output.dist_logits

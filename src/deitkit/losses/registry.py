@@ -1,4 +1,4 @@
-"""The kinds of distillation by name. A new one is one function and one line here."""
+"""The label and teacher terms by name. A new one is one function and one line here."""
 
 # Shapes: B images, K classes.
 
@@ -15,6 +15,15 @@ from deitkit.losses.distillation import (
     soft_distillation,
     standardised_distillation,
 )
+from deitkit.losses.targets import binary_cross_entropy, soft_cross_entropy
+
+
+class LabelTerm(Protocol):
+    """Logits and targets [B, K] -> scalar; `normalizer` replaces B as the divisor."""
+
+    def __call__(
+        self, logits_BK: Tensor, targets_BK: Tensor, *, normalizer: float | None = None
+    ) -> Tensor: ...
 
 
 class TeacherTerm(Protocol):
@@ -56,3 +65,9 @@ DISTILL_KINDS: dict[str, Callable[..., TeacherTerm | None]] = {
     "none": build_none,
 }
 """Kind -> what builds its teacher term from temperature and reduction."""
+
+LABEL_LOSSES: dict[str, LabelTerm] = {
+    "cross_entropy": soft_cross_entropy,
+    "binary": binary_cross_entropy,
+}
+"""Name -> label term; `label_targets` makes the targets that each reads."""

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +26,36 @@ def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor
     return targets_BK * (1.0 - smoothing) + smoothing / num_classes
 
 
+def multi_hot(targets_BK: Tensor) -> Tensor:
+    """[B, K] float, 1 for every class that has any share of the target, else 0.
+
+    Targets of a mixed image before smoothing: after it every class has a share, and all would be 1.
+    """
+    return (targets_BK > 0).to(targets_BK.dtype)
+
+
+def label_targets(
+    labels_B: Tensor,
+    num_classes: int,
+    *,
+    smoothing: float,
+    label_loss: str,
+    mix: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """[B, K] targets of mixed images, as `label_loss` ("cross_entropy", "binary") reads them.
+
+    `mix` mixes the rows of [B, K] targets as the images were. For cross entropy they are smoothed,
+    then mixed (either order gives the same). For the binary loss an image is of both its classes:
+    one-hot, mixed, `multi_hot`, and only then smoothed (Touvron et al. 2022, DeiT III,
+    arXiv:2204.07118, section 3; Wightman et al. 2021, arXiv:2110.00476).
+    """
+    if label_loss == "cross_entropy":
+        return mix(smooth_targets(labels_B, num_classes, smoothing))
+    assert label_loss == "binary"
+    mixed_BK = mix(smooth_targets(labels_B, num_classes, 0.0))
+    return smooth_targets(multi_hot(mixed_BK), num_classes, smoothing)
+
+
 def soft_cross_entropy(
     logits_BK: Tensor, targets_BK: Tensor, *, normalizer: float | None = None
 ) -> Tensor:
@@ -34,6 +66,22 @@ def soft_cross_entropy(
     """
     log_probs_BK = F.log_softmax(at_least_float32(logits_BK), dim=1)
     return -(targets_BK * log_probs_BK).sum() / divisor(logits_BK, normalizer)
+
+
+def binary_cross_entropy(
+    logits_BK: Tensor, targets_BK: Tensor, *, normalizer: float | None = None
+) -> Tensor:
+    """-(t log s(z) + (1 - t) log(1 - s(z))), s the sigmoid: each class is a question of its own.
+
+    Mean over images and over classes (DeiT III, arXiv:2204.07118, section 3), so values of other
+    numbers of classes compare; computed in float32 at least. `normalizer` replaces B as the divisor
+    as in `soft_cross_entropy`; K stays.
+    """
+    wide_BK = at_least_float32(logits_BK)
+    total = F.binary_cross_entropy_with_logits(
+        wide_BK, targets_BK.to(wide_BK.dtype), reduction="sum"
+    )
+    return total / (divisor(logits_BK, normalizer) * logits_BK.shape[1])
 
 
 def divisor(logits_BK: Tensor, normalizer: float | None) -> float:

@@ -1,8 +1,10 @@
 """Images -> logits: the DeiT family, convolutional teachers, weights in."""
 
+from deitkit.models.adapt import start_from
 from deitkit.models.base import ImageModel
 from deitkit.models.deit import DeiT
-from deitkit.models.factory import create_model, list_models, model_names_like
+from deitkit.models.deit_names import named_like
+from deitkit.models.factory import create_model, family_of, list_models, model_names_like
 from deitkit.models.name_facts import NameFacts, name_facts
 from deitkit.models.noise import ModelNoise
 from deitkit.models.pos_embed import resize_pos_embed
@@ -21,11 +23,14 @@ __all__ = [
     "SmallCNN",
     "WeightReport",
     "create_model",
+    "family_of",
     "list_models",
     "load_weights",
     "model_cost",
     "model_names_like",
     "name_facts",
+    "named_like",
     "resize_pos_embed",
+    "start_from",
     "summary_table",
 ]

@@ -1,14 +1,19 @@
 """The transformer block: attention and a two-layer perceptron, each added to what it read."""
 
-# Shapes: B images, C channels, H height, W width, N tokens, D width, A heads, E = D / A.
+# Shapes: B images, J of them that a branch is computed for, C channels, H height, W width,
+# N tokens (P patches, S special), D width, M hidden width, A heads, E = D / A.
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deitkit.models.noise import ModelNoise, drop
+from deitkit.models.noise import ModelNoise, drop, keep_images
+
+Branch = Callable[[Tensor, ModelNoise | None], Tensor]
 
 
 def attention_weights(q_BANE: Tensor, k_BANE: Tensor) -> Tensor:
@@ -146,8 +151,8 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: x + attn(norm1(x)), then x + mlp(norm2(x)).
 
-    `drop_path` is the probability of leaving one of the two branches out for one image, in
-    training only; each branch draws for itself.
+    `drop_path` is the share of images for which one of the two branches is left out, and not
+    computed, in training only; each branch draws for itself.
     """
 
     def __init__(
@@ -191,14 +196,29 @@ class Block(nn.Module):
             self.ls1 = LayerScale(embed_dim, layer_scale)
             self.ls2 = LayerScale(embed_dim, layer_scale)
 
-    def _drop_path(self, x_BND: Tensor, noise: ModelNoise | None, branch: str) -> Tensor:
-        if not self.training or self.drop_path == 0:
-            return x_BND
-        layer = f"{self.name}.{branch}.drop_path"
-        return drop(x_BND, rate=self.drop_path, per_image_shape=(1, 1), noise=noise, layer=layer)
+    def _attn_branch(self, x_BND: Tensor, noise: ModelNoise | None) -> Tensor:
+        return self.ls1(self.attn(self.norm1(x_BND), noise))
+
+    def _mlp_branch(self, x_BND: Tensor, noise: ModelNoise | None) -> Tensor:
+        return self.ls2(self.mlp(self.norm2(x_BND), noise))
+
+    def _add(self, x_BND: Tensor, branch: Branch, noise: ModelNoise | None, part: str) -> Tensor:
+        kept = None
+        if self.training and self.drop_path > 0:
+            kept = keep_images(
+                x_BND.shape[0],
+                rate=self.drop_path,
+                noise=noise,
+                layer=f"{self.name}.{part}.drop_path",
+                device=x_BND.device,
+            )
+        if kept is None:
+            return x_BND + branch(x_BND, noise)
+        # With nobody kept the branch runs on zero rows: its parameters then have gradients of zero
+        # and not none, which DistributedDataParallel waits for.
+        y_JND = branch(x_BND.index_select(0, kept.positions_J), kept.noise)
+        return x_BND.index_add(0, kept.positions_J, y_JND.to(x_BND.dtype), alpha=kept.scale)
 
     def forward(self, x_BND: Tensor, noise: ModelNoise | None = None) -> Tensor:
-        y_BND = self.ls1(self.attn(self.norm1(x_BND), noise))
-        x_BND = x_BND + self._drop_path(y_BND, noise, "attn")
-        y_BND = self.ls2(self.mlp(self.norm2(x_BND), noise))
-        return x_BND + self._drop_path(y_BND, noise, "mlp")
+        x_BND = self._add(x_BND, self._attn_branch, noise, "attn")
+        return self._add(x_BND, self._mlp_branch, noise, "mlp")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from deitkit.errors import ConfigError, DataError
 from deitkit.flow import StudentOutput
@@ -101,6 +102,7 @@ class DeiT(ImageModel):
         self.num_classes, self.in_channels = num_classes, in_channels
         self.embed_dim, self.patch_size, self.pos_drop = embed_dim, patch_size, pos_drop
         self.pos_embed_cls = pos_embed_cls
+        self.grad_checkpointing = False
         embed = ConvStem if stem == "conv" else PatchEmbed
         self.patch_embed = embed(
             in_channels=in_channels, embed_dim=embed_dim, patch_size=patch_size
@@ -160,6 +162,14 @@ class DeiT(ImageModel):
         if self.dist_token is not None:
             trunc_normal(self.dist_token)
 
+    def set_grad_checkpointing(self, enabled: bool = True) -> None:
+        """Keep only what enters each block and compute the block again in the backward pass.
+
+        The same gradients in every bit for a third more computing and, in training, far less
+        memory (Chen et al. 2016, arXiv:1604.06174).
+        """
+        self.grad_checkpointing = enabled
+
     @property
     def grid_size(self) -> tuple[int, int]:
         """Rows and columns of patches."""
@@ -197,8 +207,16 @@ class DeiT(ImageModel):
                 x_BND, rate=self.pos_drop, per_image_shape=shape, noise=noise, layer="pos_drop"
             )
         for block in self.blocks:
-            x_BND = block(x_BND, noise)
+            x_BND = self._run(block, x_BND, noise)
         return self.norm(x_BND)
+
+    def _run(self, block: nn.Module, x_BND: Tensor, noise: ModelNoise | None) -> Tensor:
+        if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
+            return block(x_BND, noise)
+        # Keyed noise is the same the second time; torch's generator has to be wound back for it.
+        return checkpoint(
+            block, x_BND, noise, use_reentrant=False, preserve_rng_state=noise is None
+        )
 
     def embed(self, images_BCHW: Tensor) -> Tensor:
         """[B, D]: the class token after the norm; with a distillation token, the mean of both.

@@ -54,6 +54,19 @@ def parse_deit_name(name: str) -> dict[str, Any] | None:
     }
 
 
+def named_like(name: str, *, distilled: bool, side: int) -> str:
+    """The name of the same shape with or without distillation token, at another image size.
+
+    Names that do not follow the pattern are passed on.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return name
+    size, conv, _, patch_size, _ = match.groups()
+    token = "_distilled" if distilled else ""
+    return f"deit_{size}{conv or ''}{token}_patch{patch_size}_{side}"
+
+
 def listed_deit_names() -> list[str]:
     """The published shapes, then those for images of 8 to 64 px with 16 to 256 patches."""
     shapes = [(size, 16, side) for side in (224, 384) for size in ("tiny", "small", "base")]

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,3 +47,38 @@ def resize_pos_embed(
     grid_1Dhw = F.interpolate(grid_1Dhw, size=new_grid, mode="bicubic", align_corners=False)
     grid_1ND = grid_1Dhw.flatten(2).transpose(1, 2).to(pos_embed_1MD.dtype)
     return torch.cat([special_1SD, grid_1ND], dim=1)
+
+
+def grid_of_rows(
+    num_rows: int,
+    *,
+    num_tokens: int,
+    patch_size: int,
+    image_sizes: Sequence[tuple[int, int]] = (),
+) -> tuple[int, tuple[int, int]]:
+    """(rows of special tokens, grid) of a position embedding with `num_rows` rows.
+
+    Its model has `num_tokens` special tokens, and all of them have a row or none has (DeiT III).
+    The grid is that of the first of `image_sizes`, (height, width) in pixels, that makes the
+    number of rows; else it is a square. No two squares lie 1 or 2 apart, but for 0 and 1: so the
+    answer is never a choice.
+
+    Raises:
+        ModelFileError: GRID, when neither an image size nor a square explains the rows.
+    """
+    for height, width in image_sizes:
+        grid = height // patch_size, width // patch_size
+        for num_special in (num_tokens, 0):
+            if num_rows == num_special + grid[0] * grid[1]:
+                return num_special, grid
+    for num_special in (num_tokens, 0):
+        side = math.isqrt(max(0, num_rows - num_special))
+        if side > 0 and num_special + side * side == num_rows:
+            return num_special, (side, side)
+    raise ModelFileError(
+        "GRID",
+        "pos_embed",
+        f"{num_rows} rows are no square grid, with or without {num_tokens} special token"
+        f"{'s' if num_tokens > 1 else ''}",
+        "give the folder with the config.json that tells the image size",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import struct
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from deitkit.errors import ModelFileError
+from deitkit.runtime.strict_json import load_json
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 10_000
@@ -29,12 +31,57 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 WRAPPERS = ("model", "state_dict")
 """Keys under which training scripts keep the weights."""
 
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What the weights in a folder of the hub are called; the first there is taken."""
+
+MAX_CONFIG_BYTES = 8 << 20
+"""Room for the names of 21,841 classes, twice."""
+
+
+def weights_in_folder(folder: Path) -> Path:
+    """The weights file of a folder in the form of Hugging Face or of timm's hub.
+
+    Raises:
+        ModelFileError: NOT_FOUND; SHARDED for weights in several files.
+    """
+    for name in FOLDER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    if any((folder / f"{name}.index.json").is_file() for name in FOLDER_FILES):
+        raise ModelFileError(
+            "SHARDED",
+            folder,
+            "its weights are in several files, as only models of many gigabytes have them",
+            "save it in one file (max_shard_size in save_pretrained)",
+        )
+    raise ModelFileError(
+        "NOT_FOUND", folder, f"neither {' nor '.join(FOLDER_FILES)} is in it", "check the path"
+    )
+
+
+def read_folder_json(path: Path) -> dict[str, Any]:
+    """The JSON object in the file `path`, empty where there is no such file.
+
+    Raises:
+        ModelFileError: JSON, for text that is no JSON object, or a very large or deep one.
+    """
+    if not path.is_file():
+        return {}
+    with path.open("rb") as stream:
+        content = stream.read(MAX_CONFIG_BYTES + 1)
+    loaded = load_json(content, path, max_bytes=MAX_CONFIG_BYTES)
+    if not isinstance(loaded, dict):
+        raise ModelFileError("JSON", path, "it holds no object", "fetch or write it again")
+    return loaded
+
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Parameter name -> CPU tensor, from .safetensors or a file of `torch.save`.
 
     A torch file holds the state dict bare or under "model" or "state_dict". It is read with
-    `weights_only=True`, which builds tensors and plain containers and calls nothing else.
+    `weights_only=True`, which builds tensors and plain containers and calls nothing else; the
+    settings that facebookresearch/deit and timm keep beside the weights (`argparse.Namespace`) are
+    such a container.
 
     Raises:
         ModelFileError: NOT_FOUND; FORMAT for another kind of file or a wrong extension; LFS_POINTER
@@ -112,7 +159,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelFileError(
             "UNSAFE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 
 from deitkit.errors import ConfigError
+from deitkit.runtime.memory import available_memory_bytes
 
 Machine = dict[str, str | int]
 
@@ -45,11 +47,20 @@ def precision_for(device: torch.device) -> torch.dtype | None:
     return None
 
 
+def free_memory_bytes(device: torch.device) -> int | None:
+    """Memory left for one rank of this machine; None where nobody says."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = available_memory_bytes()
+    return None if free is None else free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def describe_machine(device: torch.device | None = None) -> Machine:
     """What decides whether the same run gives the same bits, as JSON values."""
     machine: Machine = {
         "deitkit": _deitkit_version(),
         "torch": torch.__version__,
+        "pillow": metadata.version("pillow"),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),

@@ -22,14 +22,22 @@ from deitkit.evaluation.logits import collect_logits
 from deitkit.evaluation.metrics import summarise
 from deitkit.flow import Batch
 from deitkit.losses import DistillationLoss
-from deitkit.models import ImageModel, create_model, load_weights
-from deitkit.optim import Schedule, WeightAverage, build_adamw, decay_from_half_life, scaled_lr
+from deitkit.models import ImageModel, create_model
+from deitkit.models.deit import DeiT
+from deitkit.optim import (
+    Schedule,
+    WeightAverage,
+    build_optimizer,
+    decay_from_half_life,
+    scaled_lr,
+)
 from deitkit.runtime.device import precision_for
 from deitkit.runtime.world import World
 from deitkit.teachers import LiveTeacher, NoTeacher, Teacher
 from deitkit.training.loader import PREFETCHED_STEPS, TrainSteps, load_steps
-from deitkit.training.parts import TrainParts
+from deitkit.training.parts import TrainParts, mean_levels
 from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
+from deitkit.training.start import SCRATCH, open_start
 from deitkit.training.state import TrainState
 from deitkit.training.step import train_step
 
@@ -76,8 +84,10 @@ class Assembly:
         return save
 
 
-def assemble(config: RunConfig, dataset: Dataset, *, world: World) -> Assembly:
+def assemble(config: RunConfig, dataset: Dataset, *, world: World, starts: bool = True) -> Assembly:
     """Build model, teacher, optimizer and loader of a resolved config.
+
+    Without `starts` the trained start is not read: a checkpoint will replace the weights.
 
     Raises:
         ConfigError: the model's arguments do not fit, or a batch is too small for the ranks.
@@ -89,8 +99,14 @@ def assemble(config: RunConfig, dataset: Dataset, *, world: World) -> Assembly:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.weight_seed or 0)
         model = create_model(**model_arguments(config, num_classes=num_classes))
-    if config.model.init != "scratch":
-        _load_start(model, config.model.init)
+    if starts and config.model.init != SCRATCH:
+        open_start(config.model.init).put_into(
+            model,
+            class_names=tuple(dataset.class_names),
+            dist_token_from_cls=config.model.init_dist_token == "cls",
+        )
+    if config.model.grad_checkpointing:
+        _checkpoint_gradients(model, config.model.name)
     model = model.to(device)
     teacher = build_teacher(config, dataset, device)
     optim = config.optim
@@ -104,6 +120,9 @@ def assemble(config: RunConfig, dataset: Dataset, *, world: World) -> Assembly:
         teacher_size=teacher.image_size,
         rank=world.rank,
         world_size=world.world_size,
+        repeats=config.views.repeats,
+        op_fill=mean_levels(settled(config.data.mean)),
+        on_device=device.type == "cuda",
     )
     if steps.num_pairs // steps.steps_per_epoch < world.world_size:
         raise ConfigError(
@@ -123,12 +142,15 @@ def assemble(config: RunConfig, dataset: Dataset, *, world: World) -> Assembly:
     state = TrainState(
         model=model,
         average=_average(config, model, total_steps),
-        optimizer=build_adamw(
+        optimizer=build_optimizer(
+            optim.name,
             model,
             lr=peak,
-            weight_decay=optim.weight_decay,
+            weight_decay=settled(optim.weight_decay),
+            layer_decay=settled(optim.layer_decay),
             betas=(optim.beta1, optim.beta2),
             eps=optim.eps,
+            momentum=settled(optim.momentum),
         ),
     )
     parts = TrainParts(
@@ -142,12 +164,16 @@ def assemble(config: RunConfig, dataset: Dataset, *, world: World) -> Assembly:
             weight=settled(config.distill.weight),
             temperature=config.distill.temperature,
             reduction=config.distill.reduction,
+            label_loss=optim.label_loss,
         ),
         schedule=schedule,
         num_classes=num_classes,
         label_smoothing=optim.label_smoothing,
+        label_loss=optim.label_loss,
+        image_size=as_pair(settled(config.data.image_size)),
         mean=settled(config.data.mean),
         std=settled(config.data.std),
+        erasing_fill=config.views.erasing_fill,
         clip_norm=optim.clip_norm,
         device_batch_size=settled(optim.device_batch_size),
         steps_per_epoch=steps.steps_per_epoch,
@@ -263,9 +289,15 @@ def build_teacher(config: RunConfig, dataset: Dataset, device: torch.device) -> 
     )
 
 
-def _load_start(model: ImageModel, path: str) -> None:
-    bundle = load_bundle(path)
-    load_weights(model, bundle.state_dict)
+def _checkpoint_gradients(model: ImageModel, name: str) -> None:
+    if not isinstance(model, DeiT):
+        raise ConfigError(
+            "MODEL_OPTION",
+            "model.grad_checkpointing",
+            f"{name} has no transformer blocks to compute twice",
+            "leave it out, or lower optim.device_batch_size",
+        )
+    model.set_grad_checkpointing(True)
 
 
 def _view_policy(config: RunConfig) -> ViewPolicy:
@@ -280,6 +312,12 @@ def _view_policy(config: RunConfig) -> ViewPolicy:
         cutmix=views.cutmix if isinstance(views.cutmix, float) else 0.0,
         mix_prob=views.mix_prob,
         switch_prob=views.switch_prob,
+        auto_augment="none" if views.auto_augment == AUTO else views.auto_augment,
+        rand_ops=views.rand_ops,
+        color_jitter=views.color_jitter,
+        erasing=views.erasing if isinstance(views.erasing, float) else 0.0,
+        erasing_scale=views.erasing_scale,
+        erasing_ratio=views.erasing_ratio,
     )
 
 

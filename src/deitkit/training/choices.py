@@ -11,6 +11,22 @@ SMALL_SIDE = 64
 MAX_AUTO_EPOCHS = 300
 MAX_BUDGET_EPOCHS = 1000
 DEFAULT_BUDGET_S = 30 * 60.0
+MEMORY_SHARE = 0.5
+"""Of the free memory, what the activations of one step may take."""
+FLOATS_PER_TOKEN_AND_WIDTH = 20
+"""That a transformer block keeps for its backward pass, over the width of a token."""
+OPTIMIZER_HABITS = {"adamw": (0.05, 0.9), "sgd": (1e-4, 0.9), "muon": (0.05, 0.95)}
+"""Weight decay and momentum; AdamW reads no momentum."""
+FINE_TUNING_BATCH_SIZE = 32
+FINE_TUNING_PEAK_LR = 5e-4
+FINE_TUNING_EPOCHS = 10
+FINE_TUNING_VIEWS: dict[str, Any] = {
+    "views.mixup": 0.0,
+    "views.cutmix": 0.0,
+    "views.scale": (0.35, 1.0),
+    "views.auto_augment": "none",
+    "views.erasing": 0.0,
+}
 CPU_MACS_PER_SECOND_AND_CORE = 12e9
 """Multiply-adds a second of training small transformers; only the choice of a size reads it."""
 
@@ -65,7 +81,7 @@ def choose_model(
     size = sizes[-1]
     for candidate in sizes:
         width, depth = WIDTH_DEPTH[candidate]
-        macs = depth * (12 * width**2 * num_tokens + 2 * width * num_tokens**2)
+        macs = _transformer_macs(num_tokens, width, depth)
         if 3 * macs * num_images * 30 / rate <= budget_s:
             size = candidate
             break
@@ -79,11 +95,69 @@ def choose_model(
     )
 
 
+def choose_start_size(
+    start_size: tuple[int, int],
+    patch_size: int,
+    *,
+    embed_dim: int,
+    depth: int,
+    num_images: int,
+    budget_s: float,
+    device_type: str,
+    num_cores: int,
+) -> Choice:
+    """Pixels a side for fine-tuning a transformer: the start's own, or fewer where time is short.
+
+    The largest size at which every image is seen ten times within the budget, and not below six
+    patches a side: sharper pictures are worth more than more epochs.
+    """
+    if device_type != "cpu" or max(start_size) <= SMALL_SIDE:
+        return Choice(start_size, "the size the start was trained at")
+    rate = CPU_MACS_PER_SECOND_AND_CORE * num_cores
+    step = max(patch_size, 32 // patch_size * patch_size)
+    own = min(start_size)
+    for side in range(own, 6 * patch_size, -step):
+        macs = _transformer_macs((side // patch_size) ** 2 + 2, embed_dim, depth)
+        if 3 * macs * num_images * FINE_TUNING_EPOCHS / rate <= budget_s:
+            break
+    else:
+        side = 6 * patch_size
+    if side == own:
+        return Choice(start_size, "the size the start was trained at")
+    return Choice(
+        (side, side),
+        f"not the start's {own}: {num_images} images are then seen {FINE_TUNING_EPOCHS} times "
+        f"within {budget_s / 60:.0f} min; positions are resized",
+    )
+
+
+def _transformer_macs(num_tokens: int, width: int, depth: int) -> float:
+    """Multiply-adds of the blocks for one image, forward."""
+    return float(depth * (12 * width**2 * num_tokens + 2 * width * num_tokens**2))
+
+
 def choose_batch_size(num_images: int, *, device_type: str) -> Choice:
     """At least 20 steps an epoch, a power of two."""
     most = 128 if device_type == "cpu" else 1024
     size = 2 ** max(3, math.floor(math.log2(max(num_images / 20, 1))))
     return Choice(min(size, most), f"{num_images} images: about 20 steps an epoch or more")
+
+
+def choose_device_batch_size(
+    batch_size: int, *, bytes_per_image: float | None, free_bytes: int | None
+) -> Choice:
+    """All of the batch at once, or as much of it as half of the free memory holds."""
+    if bytes_per_image is None or free_bytes is None:
+        return Choice(batch_size, "the whole batch at once")
+    fitting = int(MEMORY_SHARE * free_bytes / bytes_per_image)
+    if batch_size <= fitting:
+        return Choice(batch_size, "the whole batch at once")
+    size = 2 ** max(1, math.floor(math.log2(max(fitting, 2))))
+    return Choice(
+        size,
+        f"an image takes about {bytes_per_image / 1e6:.0f} MB in training and "
+        f"{free_bytes / 1e9:.1f} GB are free; gradients add up to the batch of {batch_size}",
+    )
 
 
 def choose_lr(embed_dim: int | None, batch_size: int) -> Choice:
@@ -139,6 +213,19 @@ def choose_mixing(num_epochs: float, *, has_teacher: bool) -> tuple[Choice, Choi
         return Choice(0.0, reason), Choice(1.0, reason)
     reason = f"{num_epochs:.0f} epochs are too few to learn from mixtures"
     return Choice(0.0, reason), Choice(0.0, reason)
+
+
+def choose_operations(num_epochs: float, *, is_small: bool) -> tuple[Choice, Choice]:
+    """The policy of operations and the chance of erasing: the paper's for photographs in long
+    runs."""
+    if is_small:
+        reason = "small images: shifts and mixing are enough"
+        return Choice("none", reason), Choice(0.0, reason)
+    if num_epochs >= 100:
+        reason = f"{num_epochs:.0f} epochs: as in the paper"
+        return Choice("rand-m9-mstd0.5-inc1", reason), Choice(0.25, reason)
+    reason = f"{num_epochs:.0f} epochs: crops change the pictures enough"
+    return Choice("none", reason), Choice(0.0, reason)
 
 
 def choose_workers(*, in_memory: bool, is_small: bool, num_cores: int) -> Choice:

@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from deitkit.augmentation import ViewPolicy, draw_views, epoch_order, render
+from deitkit.augmentation import ViewPolicy, Views, draw_views, epoch_order, render
 from deitkit.data import ImageSet
 from deitkit.errors import DeitkitError, WorkerError
 from deitkit.flow import Batch
@@ -27,6 +28,13 @@ class TrainSteps(Dataset):
     An epoch's images are divided evenly over its steps, in whole pairs of mix partners, and a
     step's over the ranks: no step is short, no image is dropped, and nothing but the order's seed
     decides which images meet.
+
+    With `repeats` above 1 an epoch takes the next part of the order, and shows each of its images
+    so many times within one step: `repeats` epochs show all images. Hoffer et al. 2020, "Augment
+    your batch", arXiv:1901.09335; Berman et al. 2019, arXiv:1902.05509.
+    Deviation: the authors' sampler spreads the copies of an image over the ranks and drops what
+    does not fill 256 positions; here copies stand apart in the step, so that none is mixed with
+    another, also in one process.
     """
 
     def __init__(
@@ -40,7 +48,12 @@ class TrainSteps(Dataset):
         teacher_size: tuple[int, int] | None,
         rank: int,
         world_size: int,
+        repeats: int = 1,
+        op_fill: int | Sequence[int] = 0,
+        on_device: bool = False,
     ) -> None:
+        """`op_fill` are levels for what operations uncover. `on_device` leaves rendering to the
+        training step where the sources are in memory and of one size."""
         self.images = images
         self.sample_ids_N = images.sample_ids
         self.policy = policy
@@ -49,8 +62,13 @@ class TrainSteps(Dataset):
         self.teacher_size = None if teacher_size == image_size else teacher_size
         self.rank = rank
         self.world_size = world_size
-        self.num_pairs = -(-len(images) // 2)
-        self.steps_per_epoch = -(-len(images) // batch_size)
+        self.op_fill = op_fill
+        self.on_device = on_device and images.pixels is not None
+        self.repeats = min(repeats, max(1, len(images)))
+        fewest = min(len(self._part(epoch)) for epoch in range(self.repeats))
+        self.num_pairs = -(-fewest // 2)
+        """Pairs of different images in the shortest epoch."""
+        self.steps_per_epoch = min(-(-len(images) // batch_size), self.num_pairs)
         self._order = lru_cache(maxsize=2)(self._epoch_order)
 
     def __getstate__(self) -> dict[str, object]:
@@ -63,52 +81,86 @@ class TrainSteps(Dataset):
     def _epoch_order(self, epoch: int) -> np.ndarray:
         return epoch_order(self.view_seed, epoch, self.sample_ids_N)
 
-    def positions(self, step: int) -> tuple[int, range, range]:
-        """Epoch, the positions in its order of the whole step, and those of this rank."""
-        epoch, part = divmod(step, self.steps_per_epoch)
-        first = part * self.num_pairs // self.steps_per_epoch
-        last = (part + 1) * self.num_pairs // self.steps_per_epoch
-        mine_first = first + (last - first) * self.rank // self.world_size
-        mine_last = first + (last - first) * (self.rank + 1) // self.world_size
-        end = len(self.images)
+    def _part(self, epoch: int) -> range:
+        """What of the order an epoch takes: all of it, or the next of `repeats` parts."""
+        num, part = len(self.images), epoch % self.repeats
+        return range(part * num // self.repeats, (part + 1) * num // self.repeats)
+
+    def members(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Training images of the whole step and which copy of each, in the order of the step.
+
+        All images once, then all again, so that the pairs are those of the epoch's order whatever
+        the batch; the copies of an odd last one stand at the end.
+        """
+        epoch, place = divmod(step, self.steps_per_epoch)
+        part = self._part(epoch)
+        num_pairs = -(-len(part) // 2)
+        first = 2 * (place * num_pairs // self.steps_per_epoch)
+        last = 2 * ((place + 1) * num_pairs // self.steps_per_epoch)
+        chosen = self._order(epoch // self.repeats)[part.start : part.stop][first:last]
+        paired, odd = np.split(chosen, [len(chosen) // 2 * 2])
+        copies = np.arange(self.repeats)
         return (
-            epoch,
-            range(2 * first, min(2 * last, end)),
-            range(2 * mine_first, min(2 * mine_last, end)),
+            np.concatenate([np.tile(paired, self.repeats), np.repeat(odd, self.repeats)]),
+            np.concatenate([np.repeat(copies, len(paired)), np.tile(copies, len(odd))]),
         )
+
+    def share(self, num_images: int) -> slice:
+        """This rank's part of a step of so many images, in whole pairs."""
+        num_pairs = -(-num_images // 2)
+        first = num_pairs * self.rank // self.world_size
+        last = num_pairs * (self.rank + 1) // self.world_size
+        return slice(2 * first, min(2 * last, num_images))
 
     def indices(self, step: int) -> np.ndarray:
         """Which training images this rank reads in `step`, in order."""
-        epoch, _, mine = self.positions(step)
-        return self._order(epoch)[mine.start : mine.stop]
+        members, _ = self.members(step)
+        return members[self.share(len(members))]
 
     def __getitem__(self, step: int) -> Batch:
-        epoch, whole, mine = self.positions(step)
-        indices_B = self.indices(step)
+        epoch = step // self.steps_per_epoch
+        members, repeats = self.members(step)
+        mine = self.share(len(members))
+        indices_B = members[mine]
         views = draw_views(
             self.policy,
             view_seed=self.view_seed,
             epoch=epoch,
+            repeat_B=repeats[mine],
             sample_ids_B=self.sample_ids_N[indices_B],
             sizes_B2=self.images.sizes[indices_B],
             aspect=self.image_size[1] / self.image_size[0],
         )
+        sources, rendered, rendered_for_teacher = None, None, None
+        if self.on_device and self.images.pixels is not None:
+            sources = torch.from_numpy(self.images.pixels[indices_B])
+        else:
+            rendered, rendered_for_teacher = self._rendered(indices_B, views)
+        return Batch(
+            images_BCHW=rendered,
+            teacher_images_BCHW=rendered_for_teacher,
+            sources_BHWC=sources,
+            labels_B=torch.from_numpy(self.images.labels[indices_B]),
+            views=views,
+            epoch=epoch,
+            first=mine.start,
+            global_size=len(members),
+        )
+
+    def _rendered(self, indices_B: np.ndarray, views: Views) -> tuple[Tensor, Tensor | None]:
+        """The views at the student's size, and at the teacher's where that is another."""
         if self.images.pixels is not None:
             sources = self.images.pixels[indices_B]
         else:
             sources = [self.images.image(int(i)) for i in indices_B]
-        teacher_images = None
-        if self.teacher_size is not None:
-            teacher_images = torch.from_numpy(render(sources, views, self.teacher_size))
-        return Batch(
-            images_BCHW=torch.from_numpy(render(sources, views, self.image_size)),
-            teacher_images_BCHW=teacher_images,
-            labels_B=torch.from_numpy(self.images.labels[indices_B]),
-            views=views,
-            epoch=epoch,
-            first=mine.start - whole.start,
-            global_size=len(whole),
+        images, teacher_images = (
+            None
+            if size is None
+            else torch.from_numpy(render(sources, views, size, op_fill=self.op_fill))
+            for size in (self.image_size, self.teacher_size)
         )
+        assert images is not None
+        return images, teacher_images
 
 
 class _Carried(Dataset):

@@ -12,13 +12,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from deitkit.augmentation.device_render import render_on_device
+from deitkit.augmentation.erasing import erase_images
 from deitkit.augmentation.mixing import mix_images, mix_targets
 from deitkit.flow import Batch
-from deitkit.losses import DistillationLoss, smooth_targets
+from deitkit.losses import DistillationLoss
+from deitkit.losses.targets import label_targets
 from deitkit.models.noise import ModelNoise
 from deitkit.optim import Schedule
 from deitkit.runtime.world import World
 from deitkit.teachers import Teacher
+
+
+def _part(images_B: Tensor | None, start: int, stop: int) -> Tensor | None:
+    return None if images_B is None else images_B[start:stop]
+
+
+def mean_levels(mean: Iterable[float]) -> list[int]:
+    """A colour of 0 to 1 in levels of 0 to 255."""
+    return [round(255 * min(max(value, 0.0), 1.0)) for value in mean]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +47,11 @@ class TrainParts:
     schedule: Schedule
     num_classes: int
     label_smoothing: float
+    label_loss: str
+    image_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    erasing_fill: str
     clip_norm: float | None
     device_batch_size: int
     steps_per_epoch: int
@@ -47,11 +62,11 @@ class TrainParts:
         size = self.device_batch_size + self.device_batch_size % 2
         for start in range(0, len(batch), size):
             stop = min(start + size, len(batch))
-            teacher_images = batch.teacher_images_BCHW
             share = replace(
                 batch,
-                images_BCHW=batch.images_BCHW[start:stop],
-                teacher_images_BCHW=None if teacher_images is None else teacher_images[start:stop],
+                images_BCHW=_part(batch.images_BCHW, start, stop),
+                teacher_images_BCHW=_part(batch.teacher_images_BCHW, start, stop),
+                sources_BHWC=_part(batch.sources_BHWC, start, stop),
                 labels_B=batch.labels_B[start:stop],
                 views=batch.views[start:stop],
                 first=batch.first + start,
@@ -60,19 +75,35 @@ class TrainParts:
 
     def mix(self, share: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Mixed images for the student and for the teacher, 0 to 1, and mixed soft targets."""
-        images_BCHW = self._mixed(share.images_BCHW, share)
+        images_BCHW = self._mixed(share.images_BCHW, share, self.image_size)
         teacher_images_BCHW = images_BCHW
-        if share.teacher_images_BCHW is not None:
-            teacher_images_BCHW = self._mixed(share.teacher_images_BCHW, share)
-        labels_B = share.labels_B.to(self.device)
-        targets_BK = smooth_targets(labels_B, self.num_classes, self.label_smoothing)
-        height, width = share.images_BCHW.shape[2:]
-        targets_BK = mix_targets(targets_BK, share.views, size=(height, width))
+        if self.teacher.image_size not in (None, self.image_size):
+            size = self.teacher.image_size
+            teacher_images_BCHW = self._mixed(share.teacher_images_BCHW, share, size)
+        targets_BK = label_targets(
+            share.labels_B.to(self.device),
+            self.num_classes,
+            smoothing=self.label_smoothing,
+            label_loss=self.label_loss,
+            mix=lambda targets: mix_targets(targets, share.views, size=self.image_size),
+        )
         return images_BCHW, teacher_images_BCHW, targets_BK
 
-    def _mixed(self, images_BCHW: Tensor, share: Batch) -> Tensor:
+    def _mixed(self, images_BCHW: Tensor | None, share: Batch, size: tuple[int, int]) -> Tensor:
+        if images_BCHW is None:
+            assert share.sources_BHWC is not None
+            sources_BHWC = share.sources_BHWC.to(self.device, non_blocking=True)
+            images_BCHW = render_on_device(sources_BHWC, share.views, size, op_fill=self.op_fill)
         images_BCHW = images_BCHW.to(self.device, non_blocking=True).float().div_(255)
+        images_BCHW = erase_images(
+            images_BCHW, share.views, fill=self.erasing_fill, mean=self.mean, std=self.std
+        )
         return mix_images(images_BCHW, share.views)
+
+    @property
+    def op_fill(self) -> list[int]:
+        """Levels of the mean colour, for what operations uncover."""
+        return mean_levels(self.mean)
 
     def normalise(self, images_BCHW: Tensor) -> Tensor:
         """Subtract the mean and divide by the deviation of each channel."""

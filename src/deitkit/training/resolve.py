@@ -15,9 +15,10 @@ from deitkit.config import AUTO, RunConfig, flatten, parse_duration_s, settled, 
 from deitkit.data import Dataset, ImageSet
 from deitkit.data.preprocess import Preprocessing, pixels
 from deitkit.errors import ConfigError
-from deitkit.models import name_facts
+from deitkit.models import family_of, name_facts, named_like
 from deitkit.training import choices
 from deitkit.training.choices import Choice
+from deitkit.training.start import PUBLIC_MEAN, PUBLIC_STD, SCRATCH, Start
 
 NUM_STATISTICS_IMAGES = 2000
 
@@ -52,9 +53,17 @@ def budget_s(config: RunConfig) -> float:
 
 
 def resolve_from_data(
-    config: RunConfig, dataset: Dataset, *, device_type: str, num_cores: int
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    device_type: str,
+    num_cores: int,
+    start: Start | None = None,
+    start_reason: str = "no trained start was named; init= names one",
+    free_bytes: int | None = None,
 ) -> Resolution:
-    """Settle everything that does not need the clock.
+    """Settle everything that does not need the clock; `start` are the weights to begin with and
+    `free_bytes` the memory that is left on each rank's device.
 
     Raises:
         ConfigError: an image size that the model's patches do not divide, and the like.
@@ -64,9 +73,11 @@ def resolve_from_data(
     sizes_N2 = dataset.train.sizes
     for seed in ("run.view_seed", "run.weight_seed"):
         r.settle(seed, Choice(config.run.seed, "the run's seed"))
-    _settle_image_size(r, sizes_N2, device_type=device_type)
+    _settle_image_size(r, sizes_N2, device_type=device_type, num_cores=num_cores, start=start)
     image_size = as_pair(r.get("data.image_size"))
     r.config = with_values(r.config, {"data.image_size": image_size})
+    if start is not None:
+        _settle_started_model(r, start, has_teacher=has_teacher)
     r.settle(
         "model.name",
         choices.choose_model(
@@ -78,16 +89,21 @@ def resolve_from_data(
             num_cores=num_cores,
         ),
     )
-    r.settle("model.init", Choice("scratch", "no trained start was named; init= names one"))
+    r.settle("model.init", Choice(SCRATCH if start is None else start.asked, start_reason))
 
     is_small = max(image_size) <= choices.SMALL_SIDE and _all_near(sizes_N2, image_size)
+    is_whole = is_small or bool((np.median(sizes_N2, axis=0) <= image_size).all())
     r.settle("data.resize", Choice("shorter", "keeps the aspect, crops the centre"))
-    ratio = 1.0 if is_small else 0.875
-    r.settle("data.crop_ratio", Choice(ratio, "small images whole" if is_small else "the usual"))
+    ratio = 1.0 if is_whole else 0.875
+    r.settle("data.crop_ratio", Choice(ratio, "small images whole" if is_whole else "the usual"))
+    if start is not None:
+        _settle_started_statistics(r, start)
     _settle_statistics(r, dataset.train)
     r.settle("views.flip", choices.choose_flip(dataset.class_names))
 
-    _settle_optimisation(r, len(dataset.train), device_type=device_type)
+    if start is not None:
+        _settle_fine_tuning(r)
+    _settle_optimisation(r, len(dataset.train), device_type=device_type, free_bytes=free_bytes)
     _settle_distillation(r, has_teacher=has_teacher)
     in_memory = dataset.train.pixels is not None
     r.settle(
@@ -137,10 +153,16 @@ def resolve_from_clock(
     )
     r.settle("views.crop", choices.choose_crop(num_epochs, is_small=is_small))
     has_teacher = config.distill.kind != "none"
+    if config.model.init != SCRATCH:
+        for name, value in choices.FINE_TUNING_VIEWS.items():
+            r.settle(name, Choice(value, "fine-tuning: crops and flips"))
     mixup, cutmix = choices.choose_mixing(num_epochs, has_teacher=has_teacher)
     r.settle("views.mixup", mixup)
     r.settle("views.cutmix", cutmix)
     r.settle("views.scale", choices.choose_scale(num_epochs))
+    operations, erasing = choices.choose_operations(num_epochs, is_small=is_small)
+    r.settle("views.auto_augment", operations)
+    r.settle("views.erasing", erasing)
 
 
 def as_pair(size: object) -> tuple[int, int]:
@@ -166,13 +188,9 @@ def evaluation_preprocessing(config: RunConfig) -> Preprocessing:
 
 def model_arguments(config: RunConfig, *, num_classes: int) -> dict[str, Any]:
     """Keyword arguments of `create_model`; what the user left empty is the name's own."""
-    fields = flatten(config)
-    overrides = {
-        name.partition(".")[2]: value
-        for name, value in fields.items()
-        if name.startswith("model.") and value is not None
-    }
-    overrides.pop("init", None)
+    overrides = _chosen_shape(config)
+    for name in ("init", "init_dist_token", "grad_checkpointing"):
+        overrides.pop(name, None)
     return {
         **overrides,
         "num_classes": num_classes,
@@ -181,11 +199,34 @@ def model_arguments(config: RunConfig, *, num_classes: int) -> dict[str, Any]:
     }
 
 
-def _settle_image_size(r: Resolution, sizes_N2: np.ndarray, *, device_type: str) -> None:
+def _settle_image_size(
+    r: Resolution,
+    sizes_N2: np.ndarray,
+    *,
+    device_type: str,
+    num_cores: int,
+    start: Start | None,
+) -> None:
     name = r.config.model.name
     facts = None if name == AUTO else name_facts(name)
     if facts is not None and facts.image_size is not None:
         r.settle("data.image_size", Choice(facts.image_size, f"the size of {name}"))
+    if start is not None:
+        shape = {**family_of(start.architecture["name"])[1], **start.architecture}
+        size = start.image_size
+        choice = Choice(size, "the size the start was trained at")
+        if "patch_size" in shape:
+            choice = choices.choose_start_size(
+                size,
+                shape["patch_size"],
+                embed_dim=shape["embed_dim"],
+                depth=shape["depth"],
+                num_images=len(sizes_N2),
+                budget_s=budget_s(r.config),
+                device_type=device_type,
+                num_cores=num_cores,
+            )
+        r.settle("data.image_size", choice)
     median_side = int(np.median(sizes_N2.min(axis=1)))
     largest_side = int(sizes_N2.max())
     choice = choices.choose_image_size(median_side, largest_side, device_type=device_type)
@@ -236,16 +277,85 @@ def _rounded(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
     return tuple(round(float(value), 4) for value in values)
 
 
-def _settle_optimisation(r: Resolution, num_images: int, *, device_type: str) -> None:
+def _bytes_per_image(r: Resolution) -> float | None:
+    """Activations that one image keeps until its backward pass; None for a CNN."""
+    shape = {**family_of(r.config.model.name)[1], **_chosen_shape(r.config)}
+    if "patch_size" not in shape:
+        return None
+    height, width = as_pair(r.get("data.image_size"))
+    num_tokens = (height // shape["patch_size"]) * (width // shape["patch_size"]) + 2
+    depth = 1 if r.config.model.grad_checkpointing else shape["depth"]
+    per_token = choices.FLOATS_PER_TOKEN_AND_WIDTH * shape["embed_dim"] * 4.0
+    return depth * num_tokens * per_token
+
+
+def _chosen_shape(config: RunConfig) -> dict[str, Any]:
+    """What the settings say of the model besides its name."""
+    return {
+        name.partition(".")[2]: value
+        for name, value in flatten(config).items()
+        if name.startswith("model.") and value is not None
+    }
+
+
+def _settle_started_model(r: Resolution, start: Start, *, has_teacher: bool) -> None:
+    """The start's own shape, with a distillation token where there is a teacher."""
+    shape = dict(start.architecture)
+    name = shape["name"]
+    if r.config.model.name == AUTO and name_facts(name).is_transformer:
+        height, width = as_pair(r.get("data.image_size"))
+        distilled = has_teacher or bool(shape.get("distilled"))
+        name = named_like(name, distilled=distilled, side=max(height, width))
+    r.settle("model.name", Choice(name, "the shape of the weights it starts from"))
+    named = family_of(r.config.model.name)[1]
+    for field_name, value in shape.items():
+        full = f"model.{field_name}"
+        is_known = full in flatten(r.config) and field_name != "name"
+        if is_known and value is not None and value != named.get(field_name):
+            r.settle(full, Choice(value, "as in the weights it starts from"))
+
+
+def _settle_started_statistics(r: Resolution, start: Start) -> None:
+    if r.config.data.channels != 3 and start.mean is None:
+        return
+    known = start.mean is not None and start.std is not None
+    reason = "what the start was trained with" if known else "of ImageNet, as for public weights"
+    r.settle("data.mean", Choice(start.mean if known else PUBLIC_MEAN, reason))
+    r.settle("data.std", Choice(start.std if known else PUBLIC_STD, reason))
+
+
+def _settle_fine_tuning(r: Resolution) -> None:
+    """A short, gentle run: see the last entry of docs/experiments.md."""
+    r.settle("optim.batch_size", Choice(choices.FINE_TUNING_BATCH_SIZE, "fine-tuning"))
+    lr = choices.FINE_TUNING_PEAK_LR * 512 / r.get("optim.batch_size")
+    reason = f"fine-tuning: peak {choices.FINE_TUNING_PEAK_LR:g} whatever the batch"
+    r.settle("optim.lr", Choice(lr, reason))
+    r.settle("optim.warmup", Choice(0.1, "fine-tuning: a tenth of the run"))
+    if name_facts(r.config.model.name).is_transformer:
+        r.settle("optim.layer_decay", Choice(0.75, "lower layers are kept closer to the start"))
+
+
+def _settle_optimisation(
+    r: Resolution, num_images: int, *, device_type: str, free_bytes: int | None
+) -> None:
     r.settle("optim.batch_size", choices.choose_batch_size(num_images, device_type=device_type))
     batch_size = r.get("optim.batch_size")
-    r.settle("optim.device_batch_size", Choice(batch_size, "the whole batch at once"))
+    r.settle(
+        "optim.device_batch_size",
+        choices.choose_device_batch_size(
+            batch_size, bytes_per_image=_bytes_per_image(r), free_bytes=free_bytes
+        ),
+    )
     facts = name_facts(r.config.model.name)
     width = r.config.model.embed_dim or facts.embed_dim
     r.settle("optim.lr", choices.choose_lr(width, batch_size))
     peak = r.get("optim.lr") * batch_size / 512
     r.settle("optim.min_lr", Choice(peak / 100, "a hundredth of the peak"))
     r.settle("optim.warmup", Choice(0.05, "a twentieth of the run"))
+    r.settle("optim.layer_decay", Choice(1.0, "all layers learn alike"))
+    decay, momentum = choices.OPTIMIZER_HABITS[r.config.optim.name]
+    r.settle("optim.weight_decay", Choice(decay, f"usual with {r.config.optim.name}"))
+    r.settle("optim.momentum", Choice(momentum, f"usual with {r.config.optim.name}"))
 
 
 def _settle_distillation(r: Resolution, *, has_teacher: bool) -> None:

@@ -35,7 +35,7 @@ def train_step(state: TrainState, batch: Batch, parts: TrainParts) -> StepDone:
     finite = bool(torch.isfinite(grad_norm))
     if finite:
         for group in state.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         state.optimizer.step()
         if state.average is not None:
             state.average.update(state.model, num_updates=state.num_updates)

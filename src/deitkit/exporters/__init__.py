@@ -1,0 +1,1 @@
+"""Bundle -> folders that other libraries open, written whole or not at all."""

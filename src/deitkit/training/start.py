@@ -1,0 +1,126 @@
+"""Where a student's weights begin: with chance, in an earlier run, or in a public DeiT."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from deitkit.artifacts.bundle import bundle_digest, has_bundle, load_bundle
+from deitkit.errors import DeitkitError
+from deitkit.models import ImageModel, WeightReport, start_from
+from deitkit.models.weight_source import WeightSource, describe_source
+
+Progress = Callable[[str, int, int | None], None]
+
+SCRATCH = "scratch"
+PUBLIC_MEAN, PUBLIC_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet: what nearly all public weights expect their images normalised with."""
+_PUBLIC_NAME = re.compile(r"deit_(tiny|small|base)(_distilled)?_patch16_\d+")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Start:
+    """Trained weights that a student begins with, and what is known of them."""
+
+    asked: str
+    """A run or bundle folder, a weights file or folder, hf:owner/name, timm:name."""
+    said: str
+    """One line: what, from where, under which licence."""
+    source: WeightSource | Mapping[str, Tensor]
+    architecture: Mapping[str, Any]
+    """Arguments of `create_model`, its name included."""
+    class_names: tuple[str, ...] | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    digest: str
+
+    def put_into(
+        self, model: ImageModel, *, class_names: tuple[str, ...], dist_token_from_cls: bool
+    ) -> WeightReport:
+        """Give `model` these weights; the head too where its classes are the same ones."""
+        return start_from(
+            model,
+            self.source,
+            new_head=self.class_names != class_names,
+            dist_token_from_cls=dist_token_from_cls,
+            source_image_size=self.image_size,
+        )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width, in pixels, that the weights were trained for."""
+        size = self.architecture["image_size"]
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def open_start(asked: str, *, progress: Progress | None = None) -> Start:
+    """Read the weights that `model.init` names.
+
+    Raises:
+        ModelFileError: as `load_bundle` and `describe_source`.
+        ConfigError: a name of a hub that cannot be.
+    """
+    if has_bundle(asked):
+        bundle = load_bundle(asked)
+        return Start(
+            asked=asked,
+            said=f"the weights of {asked}, trained on {len(bundle.class_names)} classes",
+            source=bundle.state_dict,
+            architecture=bundle.model_config,
+            class_names=tuple(bundle.class_names),
+            mean=bundle.preprocessing.mean,
+            std=bundle.preprocessing.std,
+            digest=bundle_digest(asked),
+        )
+    source = describe_source(asked, progress=progress)
+    known = source.preprocessing
+    return Start(
+        asked=asked,
+        said=source.describe(),
+        source=source,
+        architecture=source.architecture,
+        class_names=source.class_names,
+        mean=None if known is None else known.mean,
+        std=None if known is None else known.std,
+        digest=source.sha256 or "none",
+    )
+
+
+def find_start(
+    asked: str | None,
+    *,
+    model_name: str | None,
+    has_teacher: bool,
+    photographs: bool,
+    device_type: str,
+    progress: Progress | None = None,
+) -> tuple[Start | None, str]:
+    """The start of a new run and the reason for it; None is from scratch.
+
+    Where nothing was `asked` (None), a public DeiT is looked for, in the cache and then on the
+    network: if the images are `photographs` in colour and the model, where one is named, is of a
+    shape that has public weights.
+    """
+    if asked == SCRATCH:
+        return None, "asked for"
+    if asked is not None:
+        start = open_start(asked, progress=progress)
+        return start, start.said
+    if not photographs:
+        return None, "small or grey images; public weights are made for photographs"
+    size, token = ("tiny" if device_type == "cpu" else "small"), "_distilled" if has_teacher else ""
+    if model_name is not None:
+        match = _PUBLIC_NAME.fullmatch(model_name)
+        if match is None:
+            return None, f"{model_name} has no public weights"
+        size, token = match[1], match[2] or ""
+    name = f"timm:deit_{size}{token}_patch16_224"
+    try:
+        start = open_start(name, progress=progress)
+    except DeitkitError as error:
+        return None, f"no trained DeiT could be had ({error.why}); init= names one"
+    return start, start.said

@@ -38,6 +38,9 @@ def test_a_run_from_a_weights_file(commands, photos, weights, tmp_path):
     said = " ".join(ended.err.split())
     assert "begins with" in said and "timm or facebookresearch/deit" in said
     assert "deit_tiny_patch8_32" in said and "fine-tuning" in said
+    report = (tmp_path / "run/start_report.txt").read_text()
+    for said in ("note: the head is new", "used (", "blocks.{0-1}.attn.qkv.weight", "replaced (2)"):
+        assert said in report
     settings = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert settings["optim"]["layer_decay"] == 0.75 and settings["model"]["depth"] == 2
     bundle = json.loads((tmp_path / "run/best/config.json").read_text())
@@ -65,7 +68,7 @@ def test_an_interrupted_run_goes_on_without_its_start(commands, photos, weights,
 @pytest.mark.parametrize(
     "init, code, said",
     [
-        ("nowhere.pth", 5, "NOT_FOUND"),
+        ("nowhere.pth", 2, "NO_START"),
         ("hf:somebody/some-vit", 5, "OFFLINE"),
         ("timm:deit_tiny_patch16_224", 5, "OFFLINE"),
         ("timm:no_such_model", 2, "deit_tiny_patch16_224"),

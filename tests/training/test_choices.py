@@ -228,3 +228,11 @@ def test_the_size_of_fine_tuning_is_what_the_budget_allows():
 
     assert [side(minutes * 60) for minutes in (1, 5, 8, 15, 30)] == [96, 96, 128, 160, 224]
     assert side(60, "cuda") == 224 and side(60, own=48) == 48
+
+
+def test_fine_tuning_mixes_only_where_pictures_are_seen_often():
+    few, why_few = choices.fine_tuning_views(7)
+    many, why_many = choices.fine_tuning_views(18)
+    assert (few["views.auto_augment"], few["views.cutmix"]) == ("none", 0.0)
+    assert (many["views.auto_augment"], many["views.cutmix"]) == ("rand-m7-mstd0.5-inc1", 1.0)
+    assert "7 epochs" in why_few and "18 epochs" in why_many

@@ -114,7 +114,8 @@ def test_what_a_start_decides(weights):
     assert config.data.mean == (0.485, 0.456, 0.406)
     assert config.optim.lr * config.optim.batch_size / 512 == pytest.approx(5e-4)
     assert (config.optim.layer_decay, config.optim.warmup) == (0.75, 0.1)
-    assert (config.views.mixup, config.views.auto_augment) == (0.0, "none")
+    assert config.views.mixup == 0.8 and config.views.auto_augment.startswith("rand-m7")
+    assert config.views.mix_prob == 0.5
 
 
 def test_a_users_words_come_before_the_start(weights):

@@ -20,6 +20,7 @@ from deitkit.api.request import (
     CHECKPOINT_FOLDER,
     METRICS_FILE,
     RESULT_FILE,
+    START_REPORT_FILE,
     Request,
     meet_folder,
     read_request,
@@ -28,7 +29,7 @@ from deitkit.config import AUTO, flatten, settled
 from deitkit.errors import CheckpointError, StoppedError
 from deitkit.reporting.found import describe_dataset
 from deitkit.reporting.metrics_log import MetricsLog
-from deitkit.runtime.durable import write_json
+from deitkit.runtime.durable import write_file, write_json
 from deitkit.runtime.lock import RunLock, check_output_folder
 from deitkit.runtime.signals import StopRequest
 from deitkit.runtime.temporary_names import remove_leftovers
@@ -104,6 +105,11 @@ def _train(
     assembly = assemble(request.config, dataset, world=world, starts=starts)
     machine = describe_machine(world.device)
     warnings = [*request.notes, *dataset.warnings]
+    if assembly.start is not None:
+        warnings.append(f"begins with {assembly.start.summary()}; see {START_REPORT_FILE}")
+        if world.is_main:
+            text = "\n".join(assembly.start.lines()) + "\n"
+            write_file(request.folder / START_REPORT_FILE, text.encode())
     warnings += restore(assembly, request, machine)
     earlier_s = assembly.state.seconds
     log = MetricsLog(request.folder / METRICS_FILE, enabled=world.is_main)

@@ -138,8 +138,6 @@ def _find_start(
             progress=progress,
         )
         found = {"asked": "" if start is None else start.asked, "reason": reason}
-        if start is not None and request.config.model.init == start.asked:
-            request.notes.append(f"begins with {reason}")
     found = world.broadcast_json(found)
     return (open_start(found["asked"]) if found["asked"] else None), found["reason"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deitkit.config import (
+    AUTO,
     RunConfig,
     build_config,
     canonical_name,
@@ -28,9 +29,17 @@ CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
 DATA_REPORT_FILE = "data_report.json"
+START_REPORT_FILE = "start_report.txt"
 BEST_FOLDER = "best"
 CHECKPOINT_FOLDER = "last"
-RUN_ENTRIES = (CONFIG_FILE, RESULT_FILE, METRICS_FILE, DATA_REPORT_FILE, BEST_FOLDER)
+RUN_ENTRIES = (
+    CONFIG_FILE,
+    RESULT_FILE,
+    METRICS_FILE,
+    DATA_REPORT_FILE,
+    START_REPORT_FILE,
+    BEST_FOLDER,
+)
 PYTHON_SEQUENCE = "(python sequence)"
 
 
@@ -223,6 +232,15 @@ def check_new(request: Request) -> None:
             "does not exist",
             "give the folder of an earlier run: `deitkit train data=... model=small_cnn "
             "out=runs/teacher` makes one",
+        )
+    init = request.config.model.init
+    is_word = init in (AUTO, "scratch") or init.startswith(("hf:", "timm:"))
+    if not is_word and not Path(init).exists():
+        raise ConfigError(
+            "NO_START",
+            init,
+            "does not exist",
+            "give a run folder, a weights file, hf:owner/name or timm:name, or init=scratch",
         )
 
 

@@ -121,8 +121,8 @@ class ViewsConfig:
     """Mixup's Beta parameter, 0 for none. The paper: 0.8."""
     cutmix: float | Auto = AUTO
     """CutMix's Beta parameter, 0 for none. The paper: 1."""
-    mix_prob: float = 1.0
-    """Chance that a pair of pictures is mixed at all."""
+    mix_prob: float | Auto = AUTO
+    """Chance that a pair of pictures is mixed at all. The paper: 1."""
     switch_prob: float = 0.5
     """Chance of CutMix rather than Mixup where both are on."""
     auto_augment: str = AUTO

@@ -22,7 +22,7 @@ from deitkit.evaluation.logits import collect_logits
 from deitkit.evaluation.metrics import summarise
 from deitkit.flow import Batch
 from deitkit.losses import DistillationLoss
-from deitkit.models import ImageModel, create_model
+from deitkit.models import ImageModel, WeightReport, create_model
 from deitkit.models.deit import DeiT
 from deitkit.optim import (
     Schedule,
@@ -57,6 +57,8 @@ class Assembly:
     parts: TrainParts
     steps: TrainSteps
     world: World
+    start: WeightReport | None
+    """What became of every key of the weights it begins with; None from scratch."""
 
     def batches(self, first: int, last: int) -> Generator[Batch]:
         workers = settled(self.config.run.workers)
@@ -99,8 +101,9 @@ def assemble(config: RunConfig, dataset: Dataset, *, world: World, starts: bool 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.weight_seed or 0)
         model = create_model(**model_arguments(config, num_classes=num_classes))
+    start = None
     if starts and config.model.init != SCRATCH:
-        open_start(config.model.init).put_into(
+        start = open_start(config.model.init).put_into(
             model,
             class_names=tuple(dataset.class_names),
             dist_token_from_cls=config.model.init_dist_token == "cls",
@@ -187,6 +190,7 @@ def assemble(config: RunConfig, dataset: Dataset, *, world: World, starts: bool 
         parts=parts,
         steps=steps,
         world=world,
+        start=start,
     )
 
 
@@ -310,7 +314,7 @@ def _view_policy(config: RunConfig) -> ViewPolicy:
         flip=settled(views.flip),
         mixup=views.mixup if isinstance(views.mixup, float) else 0.0,
         cutmix=views.cutmix if isinstance(views.cutmix, float) else 0.0,
-        mix_prob=views.mix_prob,
+        mix_prob=views.mix_prob if isinstance(views.mix_prob, float) else 1.0,
         switch_prob=views.switch_prob,
         auto_augment="none" if views.auto_augment == AUTO else views.auto_augment,
         rand_ops=views.rand_ops,

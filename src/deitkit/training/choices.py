@@ -20,13 +20,7 @@ OPTIMIZER_HABITS = {"adamw": (0.05, 0.9), "sgd": (1e-4, 0.9), "muon": (0.05, 0.9
 FINE_TUNING_BATCH_SIZE = 32
 FINE_TUNING_PEAK_LR = 5e-4
 FINE_TUNING_EPOCHS = 10
-FINE_TUNING_VIEWS: dict[str, Any] = {
-    "views.mixup": 0.0,
-    "views.cutmix": 0.0,
-    "views.scale": (0.35, 1.0),
-    "views.auto_augment": "none",
-    "views.erasing": 0.0,
-}
+FINE_TUNING_EPOCHS_TO_MIX = 12
 CPU_MACS_PER_SECOND_AND_CORE = 12e9
 """Multiply-adds a second of training small transformers; only the choice of a size reads it."""
 
@@ -213,6 +207,17 @@ def choose_mixing(num_epochs: float, *, has_teacher: bool) -> tuple[Choice, Choi
         return Choice(0.0, reason), Choice(1.0, reason)
     reason = f"{num_epochs:.0f} epochs are too few to learn from mixtures"
     return Choice(0.0, reason), Choice(0.0, reason)
+
+
+def fine_tuning_views(num_epochs: float) -> tuple[dict[str, Any], str]:
+    """Settings of views for fine-tuning, and the reason for all: see docs/experiments.md."""
+    views: dict[str, Any] = {"views.scale": (0.35, 1.0), "views.erasing": 0.0}
+    if num_epochs < FINE_TUNING_EPOCHS_TO_MIX:
+        few = {"views.auto_augment": "none", "views.mixup": 0.0, "views.cutmix": 0.0}
+        return views | few, f"fine-tuning for {num_epochs:.0f} epochs: crops and flips"
+    many = {"views.auto_augment": "rand-m7-mstd0.5-inc1", "views.mixup": 0.8}
+    many |= {"views.cutmix": 1.0, "views.mix_prob": 0.5}
+    return views | many, f"fine-tuning for {num_epochs:.0f} epochs: each picture is seen often"
 
 
 def choose_operations(num_epochs: float, *, is_small: bool) -> tuple[Choice, Choice]:

@@ -154,8 +154,10 @@ def resolve_from_clock(
     r.settle("views.crop", choices.choose_crop(num_epochs, is_small=is_small))
     has_teacher = config.distill.kind != "none"
     if config.model.init != SCRATCH:
-        for name, value in choices.FINE_TUNING_VIEWS.items():
-            r.settle(name, Choice(value, "fine-tuning: crops and flips"))
+        views, reason = choices.fine_tuning_views(num_epochs)
+        for name, value in views.items():
+            r.settle(name, Choice(value, reason))
+    r.settle("views.mix_prob", Choice(1.0, "each pair, where there is mixing"))
     mixup, cutmix = choices.choose_mixing(num_epochs, has_teacher=has_teacher)
     r.settle("views.mixup", mixup)
     r.settle("views.cutmix", cutmix)

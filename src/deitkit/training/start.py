@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -42,13 +42,14 @@ class Start:
         self, model: ImageModel, *, class_names: tuple[str, ...], dist_token_from_cls: bool
     ) -> WeightReport:
         """Give `model` these weights; the head too where its classes are the same ones."""
-        return start_from(
+        report = start_from(
             model,
             self.source,
             new_head=self.class_names != class_names,
             dist_token_from_cls=dist_token_from_cls,
             source_image_size=self.image_size,
         )
+        return replace(report, source=self.asked)
 
     @property
     def image_size(self) -> tuple[int, int]:

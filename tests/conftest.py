@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 # No test looks for weights on the network, nor do the programs it starts.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# A busy machine makes no test fail.
+hypothesis.settings.register_profile("deitkit", deadline=None)
+hypothesis.settings.load_profile("deitkit")
 
 _nms = torch.library.Library("torchvision", "DEF")
 for _signature in (

@@ -24,6 +24,7 @@ _HOMES = {
     "create_model": "deitkit.models",
     "list_models": "deitkit.models",
     "load_weights": "deitkit.models",
+    "start_from": "deitkit.models",
     "DeitkitError": "deitkit.errors",
 }
 __all__ = [*_HOMES, "__version__"]

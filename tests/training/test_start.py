@@ -153,7 +153,7 @@ def test_an_earlier_run_of_oblong_images_is_a_start(tmp_path):
     old = assemble(r.config, data, world=World())
     old.save_best(tmp_path, {})(old.state.model, {"top1": 0.5})
     start = open_start(str(tmp_path))
-    assert start.image_size == (16, 32) and start.class_names == ("cat", "dog")
+    assert start.image_size == (16, 32) and start.source.class_names == ("cat", "dog")
     new = resolved({"init": str(tmp_path), "image_size": 32}, data, start)
     assert new.config.model.depth == 2 and new.config.data.mean == r.config.data.mean
     model = assemble(new.config, data, world=World()).state.model.state_dict()

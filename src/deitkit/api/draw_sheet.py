@@ -31,6 +31,7 @@ LONG_RUN: dict[str, Any] = {
     "erasing": 0.25,
     "mixup": 0.8,
     "cutmix": 1.0,
+    "mix_prob": 1.0,
 }
 """What train chooses for photographs where it has hundreds of epochs: the paper's views."""
 DEFAULT_SIZE = (224, 224)
@@ -67,9 +68,11 @@ def draw_sheet(
 ) -> Sheet:
     """Draw `count` views of pictures (files or folders), epoch after epoch, as training would.
 
-    A training with this seed on these pictures alone draws the very same views. Without `recipe`
-    (a name or file) they are the paper's; `settings` are those of the section views, by dotted
-    name. Erased boxes and uncovered corners have the mean colour and spread of these pictures.
+    A training with this seed on these pictures alone, each shown once an epoch, draws the very same
+    views. Of a folder with train/, that is shown; more pictures than `count` are taken from all of
+    the listing evenly. Without `recipe` (a name or file) the views are the paper's; `settings` are
+    those of the section views, by dotted name. Erased boxes and uncovered corners have the mean
+    colour and spread of these pictures.
 
     Raises:
         ConfigError: settings that cannot be right, or that change nothing here.
@@ -130,6 +133,13 @@ def _read_config(recipe: str | None, given: Mapping[str, Any]) -> RunConfig:
     known = flatten(base)
     for name in given:
         full = canonical_name(name, known)
+        if full == "views.repeats":
+            raise ConfigError(
+                "NO_VIEW",
+                name,
+                "says how often a picture is drawn in an epoch, not how",
+                "leave it out; count= draws more views",
+            )
         if not full.startswith("views.") and full not in SHOWN_SETTINGS:
             raise ConfigError(
                 "NO_VIEW", name, "changes no view", "give settings of the section views"
@@ -152,10 +162,16 @@ def _statistics(pictures: Sequence[_Picture]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _load(pictures: Any, policy: DecodePolicy, count: int) -> tuple[list[_Picture], list[str]]:
-    """The first `count` pictures with the ids that training gives them, and what was left out."""
+    """Up to `count` pictures with the ids that training gives them, and what was left out."""
+    if isinstance(pictures, str | os.PathLike):
+        training = Path(pictures).expanduser() / "train"
+        pictures = training if training.is_dir() else pictures
     paths = [path for path, _ in list_images(pictures, decode=policy)]
-    shown = [Path(path) for path in paths[:count]]
+    # Evenly over the listing, which goes class by class.
+    taken = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int))
+    shown = [Path(paths[i]) for i in taken]
     twice = len({path.name for path in shown}) < len(shown)
+    twice |= len({path.parent for path in shown}) > 1
     loaded = []
     for path in shown:
         try:

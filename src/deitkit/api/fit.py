@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deitkit.api.freeze import (
@@ -117,7 +118,9 @@ def _train(
     schedule = request.config.schedule
     provenance = {"lineage": request.identity["lineage"], "steps": schedule.steps}
     if request.config.model.init != "scratch":
-        provenance["start"] = request.config.model.init
+        init = request.config.model.init
+        is_path = not init.startswith(("hf:", "timm:"))
+        provenance["start"] = Path(init).name if is_path else init
         provenance["start_digest"] = request.identity["start"]
     run = Fit(
         state=assembly.state,
@@ -224,6 +227,9 @@ def _planned(request: Request, assembly: Assembly) -> Planned:
     values = flatten(request.config)
     choices = [(name, str(values[name]), why) for name, why in request.reasons.items()]
     summary = describe_dataset(assembly.dataset)
+    recipe = request.identity.get("recipe", "none")
+    if recipe != "none":
+        summary.append(("recipe", f"{recipe}; every setting is in config.yaml"))
     summary.append(
         ("model", f"{num_params:,} parameters, {macs / 1e6:,.1f} M multiply-adds an image")
     )

@@ -103,11 +103,13 @@ def freeze(
             f"{settled(request.config.schedule.steps)} steps see {100 * share:.0f} % of the images "
             "once, which teaches little; a longer budget= gives more"
         )
+    request.notes += _short_run_notes(request.config, len(dataset.train))
     request.identity = {
         "lineage": _lineage(request.config, dataset.fingerprint),
         "data": dataset.fingerprint,
         "teacher": _teacher_digest(request.config),
         "start": "none" if start is None else start.digest,
+        "recipe": request.recipe or "none",
         "deitkit": version("deitkit"),
     }
     request.forecast_s = step_s * settled(request.config.schedule.steps)
@@ -116,6 +118,24 @@ def freeze(
         write_json(request.folder / DATA_REPORT_FILE, dataset.report.to_dict())
         write_config(request)
     world.barrier()
+
+
+def _short_run_notes(config: RunConfig, num_images: int) -> list[str]:
+    """Where settings made for long runs on many images lose their meaning."""
+    notes = []
+    batch_size, steps = settled(config.optim.batch_size), settled(config.schedule.steps)
+    if batch_size > num_images:
+        notes.append(
+            f"a batch of {batch_size:,} holds all {num_images:,} images: one step an epoch, at the "
+            "learning rate of that batch; optim.batch_size= sets a smaller one"
+        )
+    decay = config.ema.decay
+    if decay is not None and not config.ema.warmup and decay**steps > 0.5:
+        notes.append(
+            f"after {steps:,} steps the average of the weights is still {decay**steps:.0%} the "
+            "first ones; ema.decay=none follows the length of the run"
+        )
+    return notes
 
 
 def _find_start(

@@ -53,6 +53,8 @@ class Request:
     """What the user set, by dotted name; all else is default or chosen."""
     source: Any
     """Path of the data, or the sequence itself."""
+    recipe: str | None = None
+    """Name or file that settings came from."""
     resumes: bool = False
     changed: bool = False
     """Whether it goes on under other settings than are written down in its folder."""
@@ -96,6 +98,9 @@ def read_request(settings: Mapping[str, Any]) -> Request:
     file_values: dict[str, Any] = {}
     if (recipe := settings.pop("recipe", None)) is not None:
         file_values = read_recipe(str(recipe))
+        if "model" in settings or "model.name" in settings:
+            # The size stands in the name, and the name that was typed is the user's word.
+            file_values.pop("data.image_size", None)
     if (config_file := settings.pop("config", None)) is not None:
         own_values, _ = read_config_file(Path(config_file).expanduser())
         for name in ("run.out", "run.overwrite", "run.accept_changes"):
@@ -117,6 +122,7 @@ def read_request(settings: Mapping[str, Any]) -> Request:
     if not _is_in_python(source):
         source = config.data.path
     request = Request(config=config, folder=folder, asked=asked, source=source)
+    request.recipe = None if recipe is None else str(recipe)
     ranks = asked.get("run.ranks", 1)
     if isinstance(ranks, int) and ranks > 1 and "WORLD_SIZE" not in os.environ:
         raise ConfigError(
@@ -240,7 +246,9 @@ def check_new(request: Request) -> None:
             "NO_START",
             init,
             "does not exist",
-            "give a run folder, a weights file, hf:owner/name or timm:name, or init=scratch",
+            f"did you mean init=timm:{init}?"
+            if init.startswith(("deit", "vit", "regnet"))
+            else "give a run folder, a weights file, hf:owner/name or timm:name, or init=scratch",
         )
 
 

@@ -13,6 +13,8 @@ def export(
     deitkit export runs/flowers to=timm
     deitkit export runs/flowers to=hf out=flowers-vit
 
+    Models with convolutions (_conv in the name) have no counterpart there and are refused.
+
     Parameters
     ----------
     run

@@ -11,12 +11,22 @@ def recipes(name: str | None = None) -> int:
     Parameters
     ----------
     name
-        Print this one: what it reproduces, its source, and every setting.
+        Print this one: what it reproduces, its source, and every setting, with those of the
+        recipe it extends.
     """
-    from deitkit.config.recipes import list_recipes, recipe_text
+    import yaml
+
+    from deitkit.config.recipes import list_recipes, read_recipe, recipe_text
 
     if name is not None:
-        print(recipe_text(name), end="")
+        for line in recipe_text(name).splitlines():
+            if line.startswith("#"):
+                print(line)
+        tree: dict[str, dict[str, object]] = {}
+        for full, value in read_recipe(name).items():
+            section, _, field = full.partition(".")
+            tree.setdefault(section, {})[field] = value
+        print(yaml.safe_dump(tree, sort_keys=False, default_flow_style=None), end="")
         return 0
     width = max(map(len, list_recipes()))
     for listed in list_recipes():

@@ -105,7 +105,9 @@ class _Plan:
                 "leave new_head out, and a fresh head is trained",
             )
         if new_head or (differs and new_head is None):
-            self.notes.append(f"the head is new: {differs or 'as asked'}")
+            unnamed = self.found.class_names is None and class_names is not None
+            asked = "the source does not name its classes" if unnamed else "as asked"
+            self.notes.append(f"the head is new: {differs or asked}")
             self.replaced += theirs
             for key in theirs:
                 del self.tensors[key]

@@ -21,6 +21,7 @@ FORMATS: dict[str, str] = {
     "timm": "timm or facebookresearch/deit",
     "hf": "Hugging Face ViT or DeiT",
     "tutorial": "the DeiT tutorial network",
+    "deitkit": "a run of deitkit",
 }
 """What `Renamed.format` says -> how people call it."""
 

@@ -172,7 +172,11 @@ def print_ablation(console: Console, ablation: Mapping[str, Any]) -> None:
             "seeds=3 or more can."
         )
     else:
-        console.print(f"Intervals and differences are over {seeds}, paired by seed.")
+        console.print(
+            f"Intervals and differences are over {seeds}, paired by seed, and no narrower than "
+            f"the rounding to whole images of {ablation['num_images']:,} allows."
+            + (" Two seeds can tell little; seeds=3 or more can." if num_seeds == 2 else "")
+        )
     teacher = ablation["teacher"]
     if teacher is not None:
         spent = ablation["teacher_seconds"]

@@ -15,8 +15,12 @@ MEMORY_SHARE = 0.5
 """Of the free memory, what the activations of one step may take."""
 FLOATS_PER_TOKEN_AND_WIDTH = 20
 """That a transformer block keeps for its backward pass, over the width of a token."""
-OPTIMIZER_HABITS = {"adamw": (0.05, 0.9), "sgd": (1e-4, 0.9), "muon": (0.05, 0.95)}
-"""Weight decay and momentum; AdamW reads no momentum."""
+OPTIMIZER_HABITS = {
+    "adamw": (0.05, 0.9, 1.0),
+    "sgd": (1e-4, 0.9, 30.0),
+    "muon": (0.05, 0.95, 1.0),
+}
+"""Weight decay, momentum (AdamW reads none), and the learning rate over AdamW's."""
 FINE_TUNING_BATCH_SIZE = 32
 FINE_TUNING_PEAK_LR = 5e-4
 FINE_TUNING_EPOCHS = 10
@@ -84,7 +88,8 @@ def choose_model(
     return Choice(
         name,
         f"width {WIDTH_DEPTH[size][0]} fits {num_images} images and {budget_s / 60:.0f} min; "
-        "convolutions in stem and blocks help small data; "
+        "convolutions in stem and blocks help small data "
+        "(timm and transformers have no such network to export to); "
         f"patches of {patch} make {num_tokens} tokens{token}",
     )
 
@@ -154,16 +159,27 @@ def choose_device_batch_size(
     )
 
 
-def choose_lr(embed_dim: int | None, batch_size: int) -> Choice:
+def choose_lr(embed_dim: int | None, batch_size: int, *, optimizer: str = "adamw") -> Choice:
     """A peak for short runs, given back at a batch of 512, where `lr` is defined.
 
     `embed_dim` is a transformer's width, None for a convolutional network.
     """
     peak = 3e-3 if embed_dim is None else min(2e-3, 1e-3 * math.sqrt(256 / embed_dim))
     kind = "a convolutional network" if embed_dim is None else f"width {embed_dim}"
+    peak *= OPTIMIZER_HABITS[optimizer][2]
     return Choice(
         float(f"{peak * 512 / batch_size:.3g}"),
-        f"peak {peak:.2g} at batch {batch_size} for {kind}, trained for minutes, not days",
+        f"at batch 512; {peak:.2g} at batch {batch_size} for {kind} and {optimizer}, trained for "
+        "minutes, not days",
+    )
+
+
+def choose_fine_tuning_lr(batch_size: int, *, optimizer: str) -> Choice:
+    """A gentle peak, given back at a batch of 512."""
+    peak = FINE_TUNING_PEAK_LR * OPTIMIZER_HABITS[optimizer][2]
+    return Choice(
+        peak * 512 / batch_size,
+        f"at batch 512; {peak:.2g} at batch {batch_size}: fine-tuning with {optimizer}",
     )
 
 

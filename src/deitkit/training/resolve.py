@@ -151,13 +151,15 @@ def resolve_from_clock(
     is_small = config.data.crop_ratio == 1.0 and max(as_pair(config.data.image_size)) <= (
         choices.SMALL_SIDE
     )
-    r.settle("views.crop", choices.choose_crop(num_epochs, is_small=is_small))
     has_teacher = config.distill.kind != "none"
     if config.model.init != SCRATCH:
+        crop = "padded" if is_small else "random_resized"
+        r.settle("views.crop", Choice(crop, "fine-tuning: another part of a picture each time"))
         views, reason = choices.fine_tuning_views(num_epochs)
         for name, value in views.items():
             r.settle(name, Choice(value, reason))
     r.settle("views.mix_prob", Choice(1.0, "each pair, where there is mixing"))
+    r.settle("views.crop", choices.choose_crop(num_epochs, is_small=is_small))
     mixup, cutmix = choices.choose_mixing(num_epochs, has_teacher=has_teacher)
     r.settle("views.mixup", mixup)
     r.settle("views.cutmix", cutmix)
@@ -304,17 +306,41 @@ def _settle_started_model(r: Resolution, start: Start, *, has_teacher: bool) -> 
     """The start's own shape, with a distillation token where there is a teacher."""
     shape = dict(start.architecture)
     name = shape["name"]
-    if r.config.model.name == AUTO and name_facts(name).is_transformer:
+    if r.config.model.name != AUTO:
+        _check_shape(r, start)
+        return
+    if name_facts(name).is_transformer:
         height, width = as_pair(r.get("data.image_size"))
         distilled = has_teacher or bool(shape.get("distilled"))
         name = named_like(name, distilled=distilled, side=max(height, width))
-    r.settle("model.name", Choice(name, "the shape of the weights it starts from"))
-    named = family_of(r.config.model.name)[1]
-    for field_name, value in shape.items():
-        full = f"model.{field_name}"
-        is_known = full in flatten(r.config) and field_name != "name"
-        if is_known and value is not None and value != named.get(field_name):
-            r.settle(full, Choice(value, "as in the weights it starts from"))
+    named = family_of(name)[1]
+    others = {
+        field_name: value
+        for field_name, value in shape.items()
+        if f"model.{field_name}" in flatten(r.config) and field_name != "name"
+        if value is not None and value != named.get(field_name)
+    }
+    said = ", ".join(f"{field_name} {value}" for field_name, value in others.items())
+    reason = "the shape of the weights it starts from" + (f": {said}" if said else "")
+    r.settle("model.name", Choice(name, reason))
+    for field_name, value in others.items():
+        r.settle(f"model.{field_name}", Choice(value, "as in the weights it starts from"))
+
+
+def _check_shape(r: Resolution, start: Start) -> None:
+    """A model that the user named has the shape of its start."""
+    ours = {**family_of(r.config.model.name)[1], **_chosen_shape(r.config)}
+    theirs = {**family_of(start.architecture["name"])[1], **start.architecture}
+    named = ("embed_dim", "depth", "num_heads", "patch_size")
+    other = [n for n in named if n in theirs and n in ours and theirs[n] != ours[n]]
+    if other:
+        raise ConfigError(
+            "START_SHAPE",
+            f"model={r.config.model.name}",
+            "its start has another shape: "
+            + ", ".join(f"{n} {theirs[n]}, not {ours[n]}" for n in other),
+            "leave model= out, and the start's own is taken",
+        )
 
 
 def _settle_started_statistics(r: Resolution, start: Start) -> None:
@@ -329,9 +355,8 @@ def _settle_started_statistics(r: Resolution, start: Start) -> None:
 def _settle_fine_tuning(r: Resolution) -> None:
     """A short, gentle run: see the last entry of docs/experiments.md."""
     r.settle("optim.batch_size", Choice(choices.FINE_TUNING_BATCH_SIZE, "fine-tuning"))
-    lr = choices.FINE_TUNING_PEAK_LR * 512 / r.get("optim.batch_size")
-    reason = f"fine-tuning: peak {choices.FINE_TUNING_PEAK_LR:g} whatever the batch"
-    r.settle("optim.lr", Choice(lr, reason))
+    batch_size = r.get("optim.batch_size")
+    r.settle("optim.lr", choices.choose_fine_tuning_lr(batch_size, optimizer=r.config.optim.name))
     r.settle("optim.warmup", Choice(0.1, "fine-tuning: a tenth of the run"))
     if name_facts(r.config.model.name).is_transformer:
         r.settle("optim.layer_decay", Choice(0.75, "lower layers are kept closer to the start"))
@@ -350,12 +375,12 @@ def _settle_optimisation(
     )
     facts = name_facts(r.config.model.name)
     width = r.config.model.embed_dim or facts.embed_dim
-    r.settle("optim.lr", choices.choose_lr(width, batch_size))
+    r.settle("optim.lr", choices.choose_lr(width, batch_size, optimizer=r.config.optim.name))
     peak = r.get("optim.lr") * batch_size / 512
     r.settle("optim.min_lr", Choice(peak / 100, "a hundredth of the peak"))
     r.settle("optim.warmup", Choice(0.05, "a twentieth of the run"))
     r.settle("optim.layer_decay", Choice(1.0, "all layers learn alike"))
-    decay, momentum = choices.OPTIMIZER_HABITS[r.config.optim.name]
+    decay, momentum, _ = choices.OPTIMIZER_HABITS[r.config.optim.name]
     r.settle("optim.weight_decay", Choice(decay, f"usual with {r.config.optim.name}"))
     r.settle("optim.momentum", Choice(momentum, f"usual with {r.config.optim.name}"))
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from deitkit.artifacts.bundle import bundle_digest, has_bundle, load_bundle
 from deitkit.errors import DeitkitError
 from deitkit.models import ImageModel, WeightReport, start_from
@@ -30,10 +28,9 @@ class Start:
     """A run or bundle folder, a weights file or folder, hf:owner/name, timm:name."""
     said: str
     """One line: what, from where, under which licence."""
-    source: WeightSource | Mapping[str, Tensor]
+    source: WeightSource
     architecture: Mapping[str, Any]
     """Arguments of `create_model`, its name included."""
-    class_names: tuple[str, ...] | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     digest: str
@@ -45,11 +42,13 @@ class Start:
         report = start_from(
             model,
             self.source,
-            new_head=self.class_names != class_names,
+            # A head whose classes nobody names would be a guess.
+            new_head=True if self.source.class_names is None else None,
+            class_names=class_names,
             dist_token_from_cls=dist_token_from_cls,
             source_image_size=self.image_size,
         )
-        return replace(report, source=self.asked)
+        return report
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -67,26 +66,26 @@ def open_start(asked: str, *, progress: Progress | None = None) -> Start:
     """
     if has_bundle(asked):
         bundle = load_bundle(asked)
+        known = describe_source(bundle.state_dict, model_keys=bundle.state_dict.keys())
+        names = tuple(bundle.class_names)
         return Start(
             asked=asked,
-            said=f"the weights of {asked}, trained on {len(bundle.class_names)} classes",
-            source=bundle.state_dict,
+            said=f"the weights of {asked}, trained on {len(names)} classes",
+            source=replace(known, source=asked, format="deitkit", class_names=names),
             architecture=bundle.model_config,
-            class_names=tuple(bundle.class_names),
             mean=bundle.preprocessing.mean,
             std=bundle.preprocessing.std,
             digest=bundle_digest(asked),
         )
     source = describe_source(asked, progress=progress)
-    known = source.preprocessing
+    prepared = source.preprocessing
     return Start(
         asked=asked,
         said=source.describe(),
         source=source,
         architecture=source.architecture,
-        class_names=source.class_names,
-        mean=None if known is None else known.mean,
-        std=None if known is None else known.std,
+        mean=None if prepared is None else prepared.mean,
+        std=None if prepared is None else prepared.std,
         digest=source.sha256 or "none",
     )
 

@@ -137,3 +137,12 @@ def test_an_unknown_recipe_is_told_with_what_was_meant(call):
     with pytest.raises(ConfigError, match=re.escape("deit_tiny")) as caught:
         call()
     assert (caught.value.code, caught.value.exit_code) == ("RECIPE", 2)
+
+
+def test_a_typed_model_brings_its_own_size(tmp_path):
+    """A recipe's 224 px does not stretch a model whose typed name says 16."""
+    (tmp_path / "photos").mkdir()
+    settings = {"data": tmp_path / "photos", "out": tmp_path / "run", "recipe": "deit_tiny"}
+    config = read_request({**settings, "model": "deit_nano_patch4_16"}).config
+    assert config.data.image_size == "auto"
+    assert read_request(settings).config.data.image_size == 224

@@ -44,7 +44,7 @@ def test_a_run_from_a_weights_file(commands, photos, weights, tmp_path):
     settings = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert settings["optim"]["layer_decay"] == 0.75 and settings["model"]["depth"] == 2
     bundle = json.loads((tmp_path / "run/best/config.json").read_text())
-    assert bundle["provenance"]["start"] == str(mine)
+    assert bundle["provenance"]["start"] == mine.name, "no path of this machine goes out with it"
     mine.unlink()
     before = files_of(tmp_path / "run")
     assert commands("train", f"out={tmp_path / 'run'}").code == 0

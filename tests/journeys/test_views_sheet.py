@@ -16,7 +16,7 @@ from deitkit.config.recipes import list_recipes
 from deitkit.data import open_dataset
 from deitkit.training.choices import choose_crop, choose_mixing, choose_scale
 from tests.journeys.commands import installed
-from tests.journeys.conftest import make_folder
+from tests.journeys.conftest import CLASSES, make_folder
 
 SMALL = ("image_size=32", "count=6")
 
@@ -231,3 +231,15 @@ def test_recipes_are_listed_and_printed(commands):
     assert wrong.errors == [
         "deitkit: error [RECIPE] deit_tinny: no such recipe; use deit_tiny or deit_tiny_distilled"
     ]
+
+
+def test_a_folder_shows_its_training_pictures_of_all_classes(commands, photos, tmp_path):
+    """Without a recipe; val and test are never augmented."""
+    ended = commands(
+        "views", photos, "count=6", "image_size=32", f"out={tmp_path / 's.png'}", "--json"
+    )
+    assert ended.code == 0, ended.err
+    names = {view["picture"] for view in ended.json}
+    assert {name.partition("/")[0] for name in names} == set(CLASSES)
+    refused = commands("views", photos, "views.repeats=3", f"out={tmp_path / 's.png'}")
+    assert refused.code == 2 and "NO_VIEW" in refused.errors[0]

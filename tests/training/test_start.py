@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from deitkit.config import build_config
 from deitkit.data import open_dataset
-from deitkit.errors import ModelFileError
+from deitkit.errors import ConfigError, ModelFileError
 from deitkit.models import create_model
 from deitkit.runtime.world import World
 from deitkit.training import start as start_module
@@ -162,3 +162,17 @@ def test_an_earlier_run_of_oblong_images_is_a_start(tmp_path):
     assert torch.equal(model["blocks.1.attn.qkv.weight"], before["blocks.1.attn.qkv.weight"])
     assert torch.equal(model["pos_embed"][:, :1], before["pos_embed"][:, :1])
     assert model["pos_embed"].shape == (1, 17, 64)
+
+
+def test_a_named_model_of_another_shape_than_its_start_is_refused(weights):
+    """Not silently the start's shape under the name that was asked for."""
+    with pytest.raises(ConfigError, match=r"embed_dim 192, not 128.*depth 2, not 6") as caught:
+        resolved(
+            {"init": str(weights), "model": "deit_micro_patch8_32"},
+            photographs(),
+            open_start(str(weights)),
+        )
+    assert caught.value.code == "START_SHAPE"
+    named = {"init": str(weights), "model": "deit_tiny_patch8_64", "model.depth": 2}
+    config = resolved(named, photographs(), open_start(str(weights))).config
+    assert (config.model.name, config.data.image_size) == ("deit_tiny_patch8_64", (64, 64))

@@ -126,5 +126,7 @@ def _fail(said: str, hint: str, code: int, debug: bool) -> int:
         traceback.print_exc()
     line = said + (f"; {hint}" if hint else "")
     with contextlib.suppress(OSError, ValueError):
-        print("deitkit: error " + " ".join(line.split("\n")), file=sys.stderr)
+        # One write: the lines of two ranks do not mix.
+        sys.stderr.write("deitkit: error " + " ".join(line.split("\n")) + "\n")
+        sys.stderr.flush()
     return code

@@ -146,3 +146,10 @@ def test_a_typed_model_brings_its_own_size(tmp_path):
     config = read_request({**settings, "model": "deit_nano_patch4_16"}).config
     assert config.data.image_size == "auto"
     assert read_request(settings).config.data.image_size == 224
+
+
+def test_a_recipe_that_extends_itself_is_an_error(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"extends: {path}\nlr: 0.1\n")
+    with pytest.raises(ConfigError, match="never ends"):
+        read_recipe(str(path))

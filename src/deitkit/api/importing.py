@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from deitkit.models import ImageModel
     from deitkit.models.weight_source import WeightSource
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""What nearly all published classifiers of photographs subtract and divide by."""
 USUAL_CROP_RATIO = 0.875
 BUNDLE_FILES = ("model.safetensors", "config.json", "manifest.json")
 
@@ -269,8 +266,10 @@ def _preprocessing(found: WeightSource, model: ImageModel, notes: list[str]) -> 
 
 
 def _usual_levels(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    from deitkit.training.start import PUBLIC_MEAN, PUBLIC_STD
+
     if channels == 3:
-        return IMAGENET_MEAN, IMAGENET_STD
+        return PUBLIC_MEAN, PUBLIC_STD
     if channels == 1:
-        return (round(sum(IMAGENET_MEAN) / 3, 3),), (round(sum(IMAGENET_STD) / 3, 3),)
+        return (round(sum(PUBLIC_MEAN) / 3, 3),), (round(sum(PUBLIC_STD) / 3, 3),)
     return (0.5,) * channels, (0.5,) * channels

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from deitkit.augmentation.auto_augment_text import MOST_MAGNITUDE, RandAugment, read_rand_augment
 from deitkit.augmentation.autoaugment_policy import SUB_POLICIES
 from deitkit.augmentation.draws import Key, normal, uniform
-from deitkit.augmentation.op_codes import OP_CODES
+from deitkit.augmentation.op_codes import OP_CODES, OP_NAMES
 
 Floats = NDArray[np.float64]
 Drawn = tuple[NDArray[np.int8], NDArray[np.float32]]
@@ -25,23 +25,7 @@ Drawn = tuple[NDArray[np.int8], NDArray[np.float32]]
 Ranges = Mapping[str, Callable[[Floats, Floats], Floats]]
 """For each operation with a parameter: (strength 0 to 1, sign -1 or 1) to parameter."""
 
-RAND_OPS = (
-    "autocontrast",
-    "equalize",
-    "invert",
-    "rotate",
-    "posterize",
-    "solarize",
-    "solarize_add",
-    "color",
-    "contrast",
-    "brightness",
-    "sharpness",
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
-)
+RAND_OPS = OP_NAMES[OP_CODES["autocontrast"] : OP_CODES["translate_y"] + 1]
 """What RandAugment draws from where nothing else is said: timm's 15."""
 
 _PAPER_SIDE = 224

@@ -72,13 +72,16 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         ConfigError: the file is missing, is no YAML mapping, or holds unknown names.
     """
+    return read_settings(read_text(path), path, information=INFORMATION)
+
+
+def read_text(path: Path) -> str:
+    """A file of settings. Raises ConfigError CONFIG_FILE where it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            "CONFIG_FILE", path, f"cannot be read ({error.strerror})", "check the path"
-        ) from error
-    return read_settings(text, path, information=INFORMATION)
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise ConfigError("CONFIG_FILE", path, f"cannot be read ({why})", "check it") from error
 
 
 def read_settings(

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from deitkit.config.loading import read_settings
+from deitkit.config.loading import read_settings, read_text
 from deitkit.errors import ConfigError
 
 _FOLDER = files("deitkit") / "recipes"
@@ -32,25 +32,24 @@ def recipe_text(name: str) -> str:
     return (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def read_recipe(name_or_path: str) -> dict[str, Any]:
+def read_recipe(name_or_path: str, *, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
     """Settings by dotted name, of a recipe and of those it extends.
 
     Raises:
-        ConfigError: RECIPE for an unknown name; CONFIG_FILE for a file that cannot be read.
+        ConfigError: RECIPE for an unknown name, or one that extends itself; CONFIG_FILE for a file
+            that cannot be read.
     """
+    if name_or_path in extended_by:
+        chain = " extends ".join((*extended_by, name_or_path))
+        raise ConfigError("RECIPE", name_or_path, f"never ends: {chain}", "mend one `extends:`")
     path = Path(name_or_path).expanduser()
-    if path.suffix in (".yaml", ".yml"):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                "CONFIG_FILE", path, f"cannot be read ({error.strerror})", "check the path"
-            ) from error
-    else:
-        text = recipe_text(name_or_path)
+    is_file = path.suffix in (".yaml", ".yml")
+    text = read_text(path) if is_file else recipe_text(name_or_path)
     settings, information = read_settings(text, name_or_path, information=("extends",))
     base = information["extends"]
-    return {**(read_recipe(base) if base else {}), **settings}
+    if not base:
+        return settings
+    return {**read_recipe(str(base), extended_by=(*extended_by, name_or_path)), **settings}
 
 
 def read_rung(name: str) -> dict[str, Any]:

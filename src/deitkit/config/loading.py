@@ -81,7 +81,9 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise ConfigError("CONFIG_FILE", path, f"cannot be read ({why})", "check it") from error
+        raise ConfigError(
+            "CONFIG_FILE", path, f"cannot be read ({why})", "check the path"
+        ) from error
 
 
 def read_settings(

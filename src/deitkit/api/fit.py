@@ -90,6 +90,7 @@ def _train(
     request: Request, world: World, started: float, stop: StopRequest, progress: Progress
 ) -> Iterator[Event]:
     from deitkit.artifacts.checkpoint import has_checkpoint
+    from deitkit.models.hub_names import is_hub_name
     from deitkit.runtime.device import describe_machine
     from deitkit.training.assemble import assemble
     from deitkit.training.loop import Fit
@@ -119,8 +120,7 @@ def _train(
     provenance = {"lineage": request.identity["lineage"], "steps": schedule.steps}
     if request.config.model.init != "scratch":
         init = request.config.model.init
-        is_path = not init.startswith(("hf:", "timm:"))
-        provenance["start"] = Path(init).name if is_path else init
+        provenance["start"] = init if is_hub_name(init) else Path(init).name
         provenance["start_digest"] = request.identity["start"]
     run = Fit(
         state=assembly.state,

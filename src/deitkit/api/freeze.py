@@ -145,7 +145,7 @@ def _find_start(
     from deitkit.training.choices import SMALL_SIDE
     from deitkit.training.start import find_start, open_start
 
-    found: dict[str, str] = {}
+    start, found = None, {}
     if world.is_main:
         config = request.config
         is_large = int(dataset.train.sizes.max()) > SMALL_SIDE
@@ -159,7 +159,9 @@ def _find_start(
         )
         found = {"asked": "" if start is None else start.asked, "reason": reason}
     found = world.broadcast_json(found)
-    return (open_start(found["asked"]) if found["asked"] else None), found["reason"]
+    if found["asked"] and start is None:
+        start = open_start(found["asked"])
+    return start, found["reason"]
 
 
 def write_config(request: Request) -> None:

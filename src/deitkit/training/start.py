@@ -39,7 +39,7 @@ class Start:
         self, model: ImageModel, *, class_names: tuple[str, ...], dist_token_from_cls: bool
     ) -> WeightReport:
         """Give `model` these weights; the head too where its classes are the same ones."""
-        report = start_from(
+        return start_from(
             model,
             self.source,
             # A head whose classes nobody names would be a guess.
@@ -48,7 +48,6 @@ class Start:
             dist_token_from_cls=dist_token_from_cls,
             source_image_size=self.image_size,
         )
-        return report
 
     @property
     def image_size(self) -> tuple[int, int]:

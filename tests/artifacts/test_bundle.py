@@ -65,6 +65,19 @@ def test_class_names_are_kept_exactly_and_found_by_name(folder, bundle):
     assert caught.value.code == "UNKNOWN_CLASS"
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.625, 1])
+def test_a_fitted_fusion_keeps_its_weight(tmp_path, bundle, weight):
+    fitted = dataclasses.replace(bundle, fusion="fitted", fusion_weight=weight)
+    save_bundle(tmp_path / "b", fitted)
+    loaded = load_bundle(tmp_path / "b")
+    assert (loaded.fusion, loaded.fusion_weight) == ("fitted", weight)
+    for fusion, one in (("mean", 0.5), ("fitted", None)):
+        with pytest.raises(AssertionError, match="belongs to fusion=fitted"):
+            save_bundle(
+                tmp_path / "c", dataclasses.replace(bundle, fusion=fusion, fusion_weight=one)
+            )
+
+
 def test_building_a_model_disturbs_no_chance(folder):
     loaded = load_bundle(folder)
     torch.manual_seed(5)

@@ -40,8 +40,21 @@ def test_one_head_alone():
     cls, dist = np.array([[1.0, 2.0]]), np.array([[5.0, 4.0]])
     np.testing.assert_array_equal(fuse(cls, dist, fusion="cls"), cls)
     np.testing.assert_array_equal(fuse(cls, dist, fusion="dist"), dist)
-    for fusion in ("mean", "softmax", "cls", "dist"):
+    for fusion in ("mean", "softmax", "fitted", "cls", "dist"):
         np.testing.assert_array_equal(fuse(cls, None, fusion=fusion), cls)
+
+
+def test_a_weight_between_the_heads_by_hand():
+    """A quarter of (5, 4) and three of (1, 2), divided by 2."""
+    cls, dist = np.array([[1.0, 2.0]]), np.array([[5.0, 4.0]])
+    fused = fuse(cls, dist, fusion="fitted", weight=0.25, temperature=2.0)
+    np.testing.assert_array_equal(fused, [[1.0, 1.25]])
+    for weight, fusion in ((0.0, "cls"), (0.5, "mean"), (1.0, "dist")):
+        expected = fuse(cls, dist, fusion=fusion)
+        np.testing.assert_array_equal(fuse(cls, dist, fusion="fitted", weight=weight), expected)
+    for weight in (None, -0.1, 1.1, math.nan):
+        with pytest.raises(AssertionError):
+            fuse(cls, dist, fusion="fitted", weight=weight)
 
 
 def test_temperature_divides_each_head_before_they_are_fused():
@@ -58,7 +71,7 @@ def test_temperature_divides_each_head_before_they_are_fused():
 
 
 def test_an_unknown_fusion_is_named():
-    with pytest.raises(ValueError, match="mean, softmax, cls, dist, not 'max'"):
+    with pytest.raises(ValueError, match="mean, softmax, fitted, cls, dist, not 'max'"):
         fuse(np.zeros((1, 2)), np.zeros((1, 2)), fusion="max")
 
 

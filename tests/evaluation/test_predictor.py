@@ -54,16 +54,20 @@ def plain_probabilities(bundle: Bundle, images) -> dict[str, np.ndarray]:
         heads |= {"dist": dist, "mean": (cls + dist) / 2}
     found = {name: (z / bundle.temperature).softmax(1).numpy() for name, z in heads.items()}
     if dist is not None:
-        t = bundle.temperature
+        t, w = bundle.temperature, bundle.fusion_weight
+        if w is not None:
+            found["fitted"] = (((1 - w) * cls + w * dist) / t).softmax(1).numpy()
         found["softmax"] = (((cls / t).softmax(1) + (dist / t).softmax(1)) / 2).numpy()
     return found
 
 
 @pytest.mark.parametrize(
-    ("fusion", "temperature"), [("mean", 1.0), ("mean", 2.5), ("softmax", 0.7), ("dist", 1.0)]
+    ("fusion", "temperature"),
+    [("mean", 1.0), ("mean", 2.5), ("softmax", 0.7), ("dist", 1.0), ("fitted", 1.5)],
 )
 def test_evaluate_and_predict_are_plain_torch(images, fusion, temperature):
-    bundle = make_bundle(fusion=fusion, temperature=temperature)
+    weight = 0.2 if fusion == "fitted" else None
+    bundle = make_bundle(fusion=fusion, temperature=temperature, fusion_weight=weight)
     predictor = Predictor(bundle, device=torch.device("cpu"))
     expected = plain_probabilities(bundle, images)
     pictures = [(f"picture {i}", images.image(i)) for i in range(NUM)]

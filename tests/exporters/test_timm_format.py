@@ -185,12 +185,15 @@ def test_what_timm_cannot_hold_is_refused(name, arguments, said, make_bundle, tm
         ("_distilled", "mean", 1.0, []),
         ("_distilled", "softmax", 1.0, ["fuse them by 'softmax'"]),
         ("_distilled", "dist", 2.5, ["fuse them by 'dist'", "logits by 2.5 before the softmax"]),
+        ("_distilled", "fitted", 1.0, ["fuse them by 'fitted' with 0.7 of the distillation head"]),
         # One head: there is nothing to fuse.
         ("", "softmax", 1.0, []),
     ],
 )
 def test_another_answer_is_said(distilled, fusion, temperature, said, make_bundle, tmp_path):
     facts = {"fusion": fusion, "temperature": temperature}
+    if fusion == "fitted":
+        facts["fusion_weight"] = 0.7
     bundle = make_bundle(f"deit_nano{distilled}_patch4_16", bundle=facts)
     exported = export_timm(bundle, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from deitkit.losses import DistillationLoss
 from deitkit.models import ImageModel, create_model
 from deitkit.optim import Schedule, WeightAverage, build_optimizer
 from deitkit.runtime.world import World
-from deitkit.teachers import LiveTeacher, NoTeacher
+from deitkit.teachers import Classifier, LiveTeacher, NoTeacher
 from deitkit.training.loader import TrainSteps
 from deitkit.training.parts import TrainParts
 from deitkit.training.state import TrainState
@@ -81,9 +81,12 @@ class ConvTeacher(nn.Module):
 
 def live_teacher(model: nn.Module, *, side: int = SIDE, **more: Any) -> LiveTeacher:
     settings = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "class_columns": [0, 1, 2]}
-    return LiveTeacher(
-        model, image_size=(side, side), device=torch.device("cpu"), **(settings | more)
-    )
+    settings |= more
+    levels = {name: settings.pop(name) for name in ("mean", "std")}
+    classifier = Classifier.from_callable(model, name="toy", version="1", image_size=side, **levels)
+    if isinstance(model, ConvTeacher):
+        model.seen.clear()
+    return LiveTeacher(classifier, **settings)
 
 
 def toy_run(

@@ -43,7 +43,7 @@ SCHEMA = 1
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 BEST_FOLDER = "best"
-FUSIONS = ("mean", "softmax", "cls", "dist")
+FUSIONS = ("mean", "softmax", "fitted", "cls", "dist")
 _KEYS = {
     "schema",
     "model",
@@ -54,6 +54,8 @@ _KEYS = {
     "provenance",
     "metrics",
 }
+_WEIGHT_KEY = "fusion_weight"
+"""There where fusion is fitted, and only there."""
 _HEAD_KEYS = ("head.weight", "head.fc.weight", "head_dist.weight")
 
 
@@ -69,7 +71,9 @@ class Bundle:
     state_dict: Mapping[str, Tensor]
     """On the CPU, under timm's names."""
     fusion: str = "mean"
-    """How two heads become one answer: mean (of logits), softmax, cls or dist."""
+    """How two heads become one answer: mean (of logits), softmax, fitted, cls or dist."""
+    fusion_weight: float | None = None
+    """Of the distillation head, 0 to 1, where fusion is fitted; None otherwise."""
     temperature: float = 1.0
     """Divides each head's logits before fusion; above 0."""
     provenance: Mapping[str, Any]
@@ -106,6 +110,8 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
         ModelFileError: JSON, where names and provenance exceed 1 MiB.
         ResourceError: the disk refused.
     """
+    is_fitted = bundle.fusion == "fitted"
+    assert is_fitted == (bundle.fusion_weight is not None), "a weight belongs to fusion=fitted"
     bad = first_non_finite(bundle.state_dict)
     if bad is not None:
         raise DivergedError(
@@ -117,6 +123,7 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
         "class_names": list(bundle.class_names),
         "preprocessing": bundle.preprocessing.to_dict(),
         "fusion": bundle.fusion,
+        **({_WEIGHT_KEY: bundle.fusion_weight} if is_fitted else {}),
         "temperature": bundle.temperature,
         "provenance": dict(bundle.provenance),
         "metrics": None if bundle.metrics is None else dict(bundle.metrics),
@@ -229,9 +236,10 @@ def _checked_config(path: Path, config: Any) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise _bad_config(path, "it is not a table")
     _check_schema(path, config.get("schema"), True)
-    if set(config) != _KEYS:
-        unknown = sorted(set(config) - _KEYS)[:10]
-        missing = sorted(_KEYS - set(config))
+    keys = _KEYS | ({_WEIGHT_KEY} if config.get("fusion") == "fitted" else set())
+    if set(config) != keys:
+        unknown = sorted(set(config) - keys)[:10]
+        missing = sorted(keys - set(config))
         raise _bad_config(path, f"unknown keys {unknown}, missing keys {missing}")
     names, temperature = config["class_names"], config["temperature"]
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
@@ -241,6 +249,9 @@ def _checked_config(path: Path, config: Any) -> dict[str, Any]:
         raise _lies(path, f"the class {twice[:80]!r} stands {count} times among {len(names)} names")
     if config["fusion"] not in FUSIONS:
         raise _bad_config(path, f"fusion is {config['fusion']!r}, not one of {', '.join(FUSIONS)}")
+    weight = config.get(_WEIGHT_KEY, 0)
+    if type(weight) not in (int, float) or not 0 <= weight <= 1:
+        raise _bad_config(path, f"{_WEIGHT_KEY} is {weight!r}, not a number from 0 to 1")
     if type(temperature) not in (int, float) or not 0 < temperature < 1e6:
         raise _bad_config(path, f"temperature is {temperature!r}, not a number above 0")
     for key in ("model", "provenance"):
@@ -253,6 +264,7 @@ def _checked_config(path: Path, config: Any) -> dict[str, Any]:
         "class_names": tuple(names),
         "preprocessing": Preprocessing.from_dict(config["preprocessing"]),
         "fusion": config["fusion"],
+        "fusion_weight": float(weight) if _WEIGHT_KEY in config else None,
         "temperature": float(temperature),
         "provenance": config["provenance"],
         "metrics": config["metrics"],

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from deitkit.artifacts.bundle import FUSIONS
 from deitkit.data import ImageSet
 from deitkit.data.preprocess import Preprocessing, preprocess
 from deitkit.evaluation.metrics import softmax
 from deitkit.models import ImageModel
 from deitkit.runtime.device import precision_for
 
-FUSIONS = ("mean", "softmax", "cls", "dist")
 EVALUATION_BATCH_SIZE = 64
 
 
@@ -31,9 +31,13 @@ class HeadLogits:
     """None for a model without the distillation token."""
     embeddings_ND: np.ndarray | None = None
 
-    def fused(self, fusion: str, temperature: float = 1.0) -> np.ndarray:
+    def fused(
+        self, fusion: str, temperature: float = 1.0, weight: float | None = None
+    ) -> np.ndarray:
         """Log-probabilities up to a constant, [N, K]; see `fuse`."""
-        return fuse(self.cls_NK, self.dist_NK, fusion=fusion, temperature=temperature)
+        return fuse(
+            self.cls_NK, self.dist_NK, fusion=fusion, temperature=temperature, weight=weight
+        )
 
     def gathered(self, gather_rows: Callable[[np.ndarray], np.ndarray]) -> HeadLogits:
         """All ranks' images, in the order of the image set."""
@@ -48,12 +52,18 @@ class HeadLogits:
 
 
 def fuse(
-    cls_NK: np.ndarray, dist_NK: np.ndarray | None, *, fusion: str, temperature: float = 1.0
+    cls_NK: np.ndarray,
+    dist_NK: np.ndarray | None,
+    *,
+    fusion: str,
+    temperature: float = 1.0,
+    weight: float | None = None,
 ) -> np.ndarray:
     """One set of logits [N, K] from two heads; each head's are divided by `temperature` first.
 
     mean: of the logits, as in the authors' code, timm and the published accuracies. softmax: the
     log of the mean of the probabilities (Touvron et al. 2021, section 4). cls, dist: one head.
+    fitted: of the logits, `weight` (0 to 1) for the distillation head and the rest for the other.
     A model without the distillation token has one head, whatever the fusion.
     """
     cls_NK = cls_NK / temperature
@@ -65,6 +75,9 @@ def fuse(
     if fusion == "softmax":
         mean_NK = (softmax(cls_NK) + softmax(dist_NK)) / 2
         return np.log(np.maximum(mean_NK, np.finfo(mean_NK.dtype).tiny))
+    if fusion == "fitted":
+        assert weight is not None and 0 <= weight <= 1, f"the distillation head has {weight}"
+        return (1 - weight) * cls_NK + weight * dist_NK
     if fusion != "mean":
         raise ValueError(f"fusion is one of {', '.join(FUSIONS)}, not {fusion!r}")
     return (cls_NK + dist_NK) / 2

@@ -69,7 +69,9 @@ class Predictor:
             kinds |= {"cls": "cls", "dist": "dist"}
         heads = {
             name: summarise(
-                logits.fused(kind, bundle.temperature), images.labels, bundle.class_names
+                logits.fused(kind, bundle.temperature, bundle.fusion_weight),
+                images.labels,
+                bundle.class_names,
             )
             for name, kind in kinds.items()
         }
@@ -102,6 +104,7 @@ class Predictor:
             dist,
             fusion=bundle.fusion,
             temperature=bundle.temperature,
+            weight=bundle.fusion_weight,
         )
         vectors = self.model.embed(batch).float().cpu().numpy() if embeddings else None
         for row, (name, probabilities) in enumerate(

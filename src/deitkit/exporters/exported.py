@@ -95,9 +95,11 @@ def answer_notes(bundle: Bundle, model: ImageModel, library: str) -> list[str]:
     """How the library's logits differ from the bundle's answer, if they do."""
     notes = []
     if model.config.get("distilled") and bundle.fusion != "mean":
+        weight = bundle.fusion_weight
+        share = "" if weight is None else f" with {weight:g} of the distillation head"
         notes.append(
             f"{library} answers with the mean of both heads' logits; this model was to fuse them "
-            f"by {bundle.fusion!r}"
+            f"by {bundle.fusion!r}{share}"
         )
     if bundle.temperature != 1:
         notes.append(

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from deitkit.flow import StudentOutput
+from deitkit.teachers.classifier import Classifier
+from deitkit.teachers.digests import teacher_digest
+from deitkit.teachers.outputs import check_output, in_blocks
+
+BLOCK_SIZE = 64
 
 
 class Teacher(Protocol):
@@ -44,47 +47,52 @@ class LiveTeacher:
 
     def __init__(
         self,
-        model: nn.Module,
+        classifier: Classifier,
         *,
-        image_size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        class_columns: Sequence[int],
-        device: torch.device,
+        class_columns: Sequence[int] | None = None,
         autocast_dtype: torch.dtype | None = None,
-        block_size: int = 64,
+        block_size: int = BLOCK_SIZE,
     ) -> None:
-        """`class_columns[k]` is the teacher's index of the user's class k."""
-        self.model = model.to(device).eval().requires_grad_(False)
-        self.image_size = image_size
-        self.mean_C11 = torch.tensor(mean, device=device).view(-1, 1, 1)
-        self.std_C11 = torch.tensor(std, device=device).view(-1, 1, 1)
+        """`class_columns[k]` is the teacher's index of the user's class k; None: its classes are
+        the user's, in their order."""
+        if class_columns is None:
+            class_columns = range(classifier.num_classes)
+        device = classifier.device
+        self.classifier = classifier
+        self.image_size = classifier.image_size
+        self.num_classes = len(class_columns)
+        self.digest = teacher_digest(
+            "columns", {"teacher": classifier.digest, "columns": [int(c) for c in class_columns]}
+        )
+        """Of all that decides its logits [B, K] of a view."""
+        self.mean_C11 = torch.tensor(classifier.mean, device=device).view(-1, 1, 1)
+        self.std_C11 = torch.tensor(classifier.std, device=device).view(-1, 1, 1)
         self.columns_K = torch.tensor(class_columns, device=device)
         self.autocast_dtype = autocast_dtype
         self.block_size = block_size
 
     @torch.no_grad()
     def __call__(self, images_BCHW: Tensor) -> Tensor:
-        if self.model.training:
-            raise AssertionError("the teacher was put into training mode")
-        images_BCHW = (images_BCHW - self.mean_C11) / self.std_C11
-        blocks = [self._block(block) for block in images_BCHW.split(self.block_size)]
-        return torch.cat(blocks)[:, self.columns_K]
+        """Float32 logits [B, K] of images with values 0 to 1, on the device of the images.
 
-    def _block(self, images_BCHW: Tensor) -> Tensor:
-        """Logits [B, T] of one block, filled up with zeros to the fixed size."""
-        num_images = images_BCHW.shape[0]
-        filled = F.pad(images_BCHW, (0, 0, 0, 0, 0, 0, 0, self.block_size - num_images))
+        Raises:
+            ModelFileError: TEACHER_OUTPUT for another shape than it had.
+        """
+        self.classifier.check_frozen()
+        here = images_BCHW.to(self.classifier.device)
+        normalised = (here - self.mean_C11) / self.std_C11
+        logits_BT = in_blocks(self._ask, normalised, block_size=self.block_size)
+        return logits_BT[:, self.columns_K].to(images_BCHW.device)
+
+    def _ask(self, images_BCHW: Tensor) -> Tensor:
+        """Logits [B, T] of one block."""
         enabled = self.autocast_dtype is not None
-        with torch.autocast(filled.device.type, dtype=self.autocast_dtype, enabled=enabled):
-            logits = fused_logits(self.model(filled))
-        return logits[:num_images].float()
-
-
-def fused_logits(output: StudentOutput | Tensor) -> Tensor:
-    """The mean of both heads' logits, the only head's, or a plain module's own output."""
-    if isinstance(output, Tensor):
-        return output
-    if output.dist_logits is None:
-        return output.cls_logits
-    return (output.cls_logits + output.dist_logits) / 2
+        with torch.autocast(images_BCHW.device.type, dtype=self.autocast_dtype, enabled=enabled):
+            logits_BT = self.classifier.call(images_BCHW)
+        check_output(
+            self.classifier.name,
+            logits_BT,
+            num_images=len(images_BCHW),
+            num_classes=self.classifier.num_classes,
+        )
+        return logits_BT.float()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deitkit.artifacts.bundle import Bundle, load_bundle, save_bundle
+from deitkit.artifacts.bundle import Bundle, save_bundle
 from deitkit.augmentation import ViewPolicy
 from deitkit.config import AUTO, RunConfig, settled
 from deitkit.data import Dataset, ImageSet
@@ -33,13 +33,15 @@ from deitkit.optim import (
 )
 from deitkit.runtime.device import precision_for
 from deitkit.runtime.world import World
-from deitkit.teachers import LiveTeacher, NoTeacher, Teacher
+from deitkit.teachers import Classifier, LiveTeacher, NoTeacher, Teacher
+from deitkit.teachers.class_match import match_classes
 from deitkit.training.loader import PREFETCHED_STEPS, TrainSteps, load_steps
 from deitkit.training.parts import TrainParts, mean_levels
 from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
 from deitkit.training.start import SCRATCH, open_start
 from deitkit.training.state import TrainState
 from deitkit.training.step import train_step
+from deitkit.training.teacher_source import open_teacher
 
 NUM_WARM_STEPS = 2
 NUM_TIMED_STEPS = 8
@@ -256,7 +258,7 @@ def measure(
 
 
 def build_teacher(config: RunConfig, dataset: Dataset, device: torch.device) -> Teacher:
-    """The teacher named in the config: an earlier run or bundle, its classes matched by name.
+    """The teacher named in the config, its classes matched by name.
 
     Raises:
         ModelFileError: CLASS_MISMATCH or CHANNELS, with both sides named.
@@ -264,32 +266,31 @@ def build_teacher(config: RunConfig, dataset: Dataset, device: torch.device) -> 
     path = config.distill.teacher
     if path is None or config.distill.kind == "none":
         return NoTeacher()
-    bundle = load_bundle(path)
-    missing = [name for name in dataset.class_names if name not in bundle.class_names]
-    if missing:
+    classifier = open_teacher(path, device=device)
+    if not isinstance(classifier, Classifier):
+        raise ConfigError(
+            "NO_TEACHER",
+            path,
+            "a teacher is trained before the parts of a run are built",
+            "give its folder",
+        )
+    match = match_classes(classifier.class_names, dataset.class_names)
+    if match.columns is None:
         raise ModelFileError(
             "CLASS_MISMATCH",
             path,
-            f"the teacher does not know {', '.join(missing[:10])} (of {len(missing)} classes); "
-            f"it knows {', '.join(bundle.class_names[:10])}",
+            match.explain(),
             "train a teacher on this data first: `deitkit train data=... model=small_cnn`",
         )
-    if bundle.preprocessing.channels != config.data.channels:
+    if classifier.channels != config.data.channels:
         raise ModelFileError(
             "CHANNELS",
             path,
-            f"the teacher reads {bundle.preprocessing.channels} channels, "
-            f"the student {config.data.channels}",
-            f"use data.channels={bundle.preprocessing.channels}",
+            f"the teacher reads {classifier.channels} channels, the student {config.data.channels}",
+            f"use data.channels={classifier.channels}",
         )
     return LiveTeacher(
-        bundle.build_model(),
-        image_size=bundle.preprocessing.image_size,
-        mean=bundle.preprocessing.mean,
-        std=bundle.preprocessing.std,
-        class_columns=[bundle.class_index(name) for name in dataset.class_names],
-        device=device,
-        autocast_dtype=precision_for(device),
+        classifier, class_columns=match.columns, autocast_dtype=precision_for(device)
     )
 
 

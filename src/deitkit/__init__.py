@@ -20,11 +20,13 @@ _HOMES = {
     "ablate": "deitkit.api",
     "draw_sheet": "deitkit.api",
     "import_weights": "deitkit.api",
+    "teach": "deitkit.api",
     "verify_resume": "deitkit.api",
     "create_model": "deitkit.models",
     "list_models": "deitkit.models",
     "load_weights": "deitkit.models",
     "start_from": "deitkit.models",
+    "Classifier": "deitkit.teachers",
     "DeitkitError": "deitkit.errors",
 }
 __all__ = [*_HOMES, "__version__"]

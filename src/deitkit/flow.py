@@ -30,19 +30,27 @@ class Batch:
     images_BCHW: Tensor | None
     """uint8, rendered at the student's size; None: `sources_BHWC` wait for the device."""
     teacher_images_BCHW: Tensor | None
-    """uint8, the same views rendered at the teacher's own size; None: it reads the student's, or
-    there is none."""
+    """uint8, the same views rendered at the teacher's own size; None: it reads the student's, its
+    answers are stored, or there is none."""
     sources_BHWC: Tensor | None
     """uint8 sources of one size, rendered where the model is; else None."""
     labels_B: Tensor
-    """int64 class indices."""
+    """int64 class indices; -1 where nobody says."""
+    indices_B: np.ndarray
+    """Which images of the training set these are."""
+    record_ids_B: np.ndarray
+    """uint64, an id of its own for each of them: where the teacher's answers are kept."""
     views: Views
     """The draws these images were rendered with; mixing still reads them."""
     epoch: int
+    view_epoch: int
+    """The epoch whose views these are: an earlier one where views are shown again."""
     first: int
     """Position of this share's first image inside the step's global batch."""
     global_size: int
     """Images in the step over all ranks."""
+    num_labelled: int
+    """Those of them whose label counts: it is known, and so is the mix partner's."""
 
     def __len__(self) -> int:
         return int(self.labels_B.shape[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 import deitkit
 from deitkit.errors import ConfigError, DataError, ModelFileError
 from deitkit.models import create_model
+from deitkit.training.events import Planned
 from tests.api.conftest import SHORT, tree
 from tests.training.toy import write_photos
 
@@ -125,13 +127,22 @@ def test_a_run_teaches_another(tmp_path, photos, finished_once):
     assert tree(finished_once) == before
 
 
-def test_a_teacher_of_other_classes_is_refused(tmp_path, finished_once):
+def test_a_teacher_of_other_classes_gets_a_head_of_its_own(tmp_path, finished_once):
+    """The classes are not matched by name: a head is fitted, the report says so, and it is the
+    same again when the run goes on."""
     write_photos(tmp_path / "others", names=("a", "z"))
-    with pytest.raises(ModelFileError, match="does not know z") as caught:
-        deitkit.train(
-            data=tmp_path / "others",
-            out=tmp_path / "x",
-            teacher=str(finished_once),
-            **(SHORT | {"model": "deit_nano_distilled_patch4_16"}),
-        )
-    assert (caught.value.code, caught.value.exit_code) == ("CLASS_MISMATCH", 5)
+    settings = SHORT | {"model": "deit_nano_distilled_patch4_16"}
+    planned = []
+    deitkit.train(
+        data=tmp_path / "others",
+        out=tmp_path / "x",
+        teacher=str(finished_once),
+        on_event=lambda e: planned.append(e) if isinstance(e, Planned) else None,
+        **settings,
+    )
+    (said,) = [plan.teacher["classes"] for plan in planned]
+    assert "does not know z" in said and "a linear head was fitted on its features" in said
+    assert "in 5-fold cross-validation" in said
+    facts = json.loads((tmp_path / "x" / "teacher.json").read_text())
+    assert facts["classes"] == said
+    assert deitkit.verify_resume(tmp_path / "x", steps=4).holds

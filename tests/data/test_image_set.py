@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deitkit.data import ImageSet, open_dataset, open_split
 from deitkit.errors import DataError
@@ -52,6 +53,34 @@ def test_subset_keeps_order_and_everything_else(images, photos):
     np.testing.assert_array_equal(part.sample_ids, images.sample_ids[[9, 0, 4]])
     again = part.subset(np.array([2]), "one")
     np.testing.assert_array_equal(again.image(0), fi.photo(4, 10, 12))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_the_same_pictures_in_grey(photos, images, held):
+    """As if they had been opened so; what is in memory is in other channels."""
+    images = images.in_memory(10_000) if held else images
+    grey = images.decoded_as(channels=1)
+    for index in range(12):
+        with Image.open(photos / ("cat", "dog")[index // 6] / f"{index % 6}.png") as picture:
+            expected = np.asarray(picture.convert("L"))
+        np.testing.assert_array_equal(grey.image(index)[:, :, 0], expected)
+    for name in ("labels", "digests", "sizes", "sample_ids"):
+        assert np.array_equal(getattr(grey, name), getattr(images, name))
+    assert images.decoded_as(channels=3) is images
+
+
+def test_on_another_background(tmp_path):
+    """Fully transparent pixels show it."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            picture = Image.new("RGBA", (10, 10), (9, i, 9, 0))
+            picture.save(tmp_path / name / f"{i}.png")
+    images = open_split(tmp_path)
+    assert (images.image(0) == 255).all()
+    blue = images.decoded_as(channels=3, background=(0, 0, 200))
+    assert (blue.image(3) == (0, 0, 200)).all()
+    assert blue.decoded_as(channels=3).decode.background == (0, 0, 200)
 
 
 def test_in_memory_is_one_block_for_one_size(images):

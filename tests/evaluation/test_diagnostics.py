@@ -78,6 +78,13 @@ def test_diagnostics_as_json():
     assert (said["gain"]["share"]["value"], said["gain"]["difference"]) == (1.0, 0.75)
     assert [row["gain"]["difference"] for row in said["class_gains"]] == [1.0, 0.0]
     assert [row["name"] for row in said["class_gains"]] == ["a", "b"]
+    # The other run says 1, 1, 1, 1, the teacher 0, 1, 0, 1.
+    assert found.agreement["other"] == Share(2, 4)
+    untaught = diagnose(
+        heads(CLS, DIST), None, labels, ("a", "b"), fusion="mean", other_decisions_N=other
+    )
+    assert (untaught.agreement, untaught.token_gain) == ({}, None)
+    assert (untaught.gain, untaught.class_gains) == (found.gain, found.class_gains)
     alone = diagnose(heads(CLS, None), TEACHER, labels, ("a", "b"), fusion="mean").to_dict()
     for key in ("token_gain", "tokens", "gain", "class_gains"):
         assert alone[key] is None, key

@@ -11,8 +11,10 @@ import torch
 
 from deitkit.artifacts.bundle import Bundle
 from deitkit.data.preprocess import Preprocessing
+from deitkit.evaluation import predictor as predictor_module
+from deitkit.evaluation.diagnostics import token_cosines
 from deitkit.evaluation.logits import prepare_batch
-from deitkit.evaluation.predictor import Predictor
+from deitkit.evaluation.predictor import OtherAnswers, Predictor
 from tests.training.toy import toy_images, toy_model
 
 SPEC = Preprocessing(image_size=(16, 16), crop_ratio=1.0, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
@@ -100,6 +102,62 @@ def test_a_model_with_one_head_reports_one(images):
     assert list(evaluation.heads) == ["fused"]
     right = plain_probabilities(bundle, images)["cls"].argmax(axis=1) == images.labels
     assert evaluation.accuracy == right.mean()
+
+
+@pytest.mark.parametrize("fusion", ["mean", "fitted"])
+def test_diagnostics_are_of_the_same_logits(images, fusion, monkeypatch):
+    """The heads are asked once; the fused ones decide as the bundle's fusion has it."""
+    asked = []
+    collect = predictor_module.collect_logits
+
+    def counted(*args, **options):
+        asked.append(args)
+        return collect(*args, **options)
+
+    monkeypatch.setattr(predictor_module, "collect_logits", counted)
+    bundle = make_bundle(fusion=fusion, fusion_weight=0.9 if fusion == "fitted" else None)
+    predictor = Predictor(bundle, device=torch.device("cpu"))
+    expected = plain_probabilities(bundle, images)
+    teacher_NK = np.log(expected[fusion])
+    decisions_N = np.random.default_rng(0).integers(0, 3, NUM)
+    others = OtherAnswers(teacher_NK=teacher_NK, decisions_N=decisions_N, said=("who",))
+    evaluation = predictor.evaluate(images, source="toys", others=others)
+    assert len(asked) == 1
+    found = evaluation.diagnostics
+    for head, kind in (("fused", fusion), ("cls", "cls"), ("dist", "dist")):
+        agrees = expected[kind].argmax(axis=1) == teacher_NK.argmax(axis=1)
+        assert found.agreement[head].num_right == agrees.sum()
+        assert agrees.all() == (head == "fused")
+    agrees = decisions_N == teacher_NK.argmax(axis=1)
+    assert found.agreement["other"].num_right == agrees.sum()
+    right = (expected[fusion].argmax(axis=1) == images.labels).mean()
+    other_right = (decisions_N == images.labels).mean()
+    assert found.gain.difference == pytest.approx(right - other_right)
+    assert found.tokens == token_cosines(predictor.model, images, SPEC, device=torch.device("cpu"))
+    said = json.loads(json.dumps(evaluation.to_dict()))
+    assert said["asked"] == ["who"]
+    assert said["diagnostics"] == json.loads(json.dumps(found.to_dict()))
+
+
+def test_nothing_to_diagnose(images):
+    """Without a distillation token, teacher or other run; the tokens alone where there are two."""
+    plain = Predictor(make_bundle(distilled=False), device=torch.device("cpu"))
+    evaluation = plain.evaluate(images, source="x")
+    assert evaluation.diagnostics is None and evaluation.to_dict()["diagnostics"] is None
+    distilled = Predictor(make_bundle(), device=torch.device("cpu"))
+    found = distilled.evaluate(images, source="x").diagnostics
+    assert found.tokens is not None and found.tokens.num_images == NUM
+    assert (found.agreement, found.token_gain, found.gain) == ({}, None, None)
+
+
+@pytest.mark.parametrize("fusion", ["mean", "softmax", "dist"])
+def test_fused_logits_are_what_predict_says(images, fusion):
+    bundle = make_bundle(fusion=fusion, temperature=2.0)
+    predictor = Predictor(bundle, device=torch.device("cpu"))
+    logits = torch.from_numpy(predictor.fused_logits(images))
+    np.testing.assert_allclose(
+        logits.softmax(dim=1).numpy(), plain_probabilities(bundle, images)[fusion], atol=2e-6
+    )
 
 
 def test_embeddings_are_what_the_heads_read(images):

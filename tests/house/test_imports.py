@@ -31,7 +31,12 @@ FLOORS = {
     "errors": 0,
     "flow": 0,
 }
-CONFIG_READERS = {"training/resolve.py", "training/assemble.py"}
+CONFIG_READERS = {
+    "training/resolution.py",
+    "training/resolve.py",
+    "training/resolve_teacher.py",
+    "training/assemble.py",
+}
 
 
 def imports_of(path: Path) -> list[tuple[str, bool]]:

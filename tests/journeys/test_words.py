@@ -27,6 +27,7 @@ VERBS = (
     "views",
     "recipes",
     "ablate",
+    "cache",
     "summary",
     "models",
     "settings",

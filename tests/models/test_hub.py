@@ -20,6 +20,7 @@ from deitkit.models.hub_names import TIMM_TAGS, parse_hub_name
 from deitkit.models.weight_source import describe_source
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
+pytest.importorskip("huggingface_hub.constants")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

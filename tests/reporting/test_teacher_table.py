@@ -230,6 +230,25 @@ def test_diagnostics_of_one_head_without_another_run(output):
     assert not any(word in text for word in ("token", "gain", "class head"))
 
 
+def test_diagnostics_without_a_teacher(output):
+    """Two tokens have cosines of their own; who else was asked stands above."""
+    found = diagnostics(other=False) | {"agreement": {}, "token_gain": None}
+    print_diagnostics(make_console(), found, asked=("other run runs/plain: matched",))
+    text = output()
+    assert text.startswith("other run runs/plain: matched\n")
+    assert "cosine 0.06 entering" in text and "agreement" not in text
+
+
+@pytest.mark.parametrize("dist", [True, False])
+def test_the_other_run_beside_the_heads(output, dist):
+    found = diagnostics(dist=dist)
+    found["agreement"]["other"] = Share(6, 10).to_dict()
+    print_diagnostics(make_console(), found)
+    rows = rows_of(output())
+    assert rows["the other run"].startswith("60.00 %")
+    assert rows["both heads" if dist else "the model"].startswith("90.00 %")
+
+
 def test_of_many_classes_the_largest_gains_are_shown(output):
     print_diagnostics(make_console(), diagnostics([f"class {k}" for k in range(70)]))
     text = output()
@@ -247,7 +266,7 @@ def test_hostile_names_are_printed_plainly(output):
     sides = {"teacher": Contender(name=name, num_params=1, latency_ms=1.0)}
     comparison = replace(compared(), **sides, measured_on=name, latency_on=name)
     print_comparison(make_console(), comparison.to_dict())
-    print_diagnostics(make_console(), diagnostics(HOSTILE))
+    print_diagnostics(make_console(), diagnostics(HOSTILE), asked=(name,))
     text = output()
     assert not any(character in text for character in "\x1b\u202e\t\r")
     for shown in SHOWN:

@@ -104,7 +104,7 @@ def test_timms_model_learns_from_it(tmp_path, example, photos):
     ) as cache:
         batch = steps[0]
         said = CachedTeacher(live, cache, device=torch.device("cpu"))(
-            lambda: parts.mix(batch)[1],
+            lambda: parts.teacher_images(batch, parts.mix(batch)[0]),
             view_epoch=0,
             repeat_B=batch.views.repeat_B,
             sample_ids_B=record_ids(images.sample_ids)[steps.indices(0)],

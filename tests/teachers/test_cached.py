@@ -102,7 +102,7 @@ def run(
             decoding=DECODING,
         )
         logits = teacher(
-            lambda batch=batch: parts.mix(batch)[1],
+            lambda batch=batch: parts.teacher_images(batch, parts.mix(batch)[0]),
             view_epoch=batch.epoch,
             repeat_B=batch.views.repeat_B,
             sample_ids_B=ids_N[steps.indices(step)],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deitkit.models import create_model, name_facts
 from deitkit.training import choices
-from deitkit.training.choices import Choice
+from deitkit.training.choice import Choice
 
 DEVICES = st.sampled_from(["cpu", "cuda", "mps"])
 PROBLEM = {

@@ -27,6 +27,7 @@ class OnlyIds:
     """What the order of an epoch reads of an image set."""
 
     def __init__(self, num: int) -> None:
+        self.labels = np.zeros(num, dtype=np.int64)
         self.sample_ids = np.random.default_rng(num).integers(0, 2**64, num, dtype=np.uint64)
 
     def __len__(self) -> int:

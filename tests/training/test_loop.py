@@ -282,7 +282,7 @@ def test_three_steps_without_a_gradient_end_the_run(bench):
     """T26: ERR 7 naming step, rate, norm and images; the best weights so far stay."""
     fit = bench.fit()
 
-    def poisoned(output, targets, teacher_logits, *, normalizer):
+    def poisoned(output, targets, teacher_logits, *, normalizer, **more):
         zero = output.cls_logits.sum() * (math.nan if fit.state.step >= 4 else 1.0)
         return LossTerms(zero, zero, zero)
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from deitkit.config import AUTO, RunConfig, build_config, flatten, with_values
 from deitkit.data import Dataset, open_dataset
 from deitkit.errors import ConfigError
-from deitkit.training.resolve import Resolution, resolve_from_clock, resolve_from_data
+from deitkit.training.resolution import Resolution
+from deitkit.training.resolve import resolve_from_clock, resolve_from_data
+from deitkit.training.resolve_teacher import settle_teacher_cache
 
 
 def dataset(side: int = 16, num: int = 40, names: tuple[str, ...] = ("cat", "dog")) -> Dataset:
@@ -29,6 +31,9 @@ def resolve(settings: dict[str, object], data: Dataset = SMALL, **clock: float) 
     r = resolve_from_data(build_config(settings), data, device_type="cpu", num_cores=2)
     times = {"step_s": 0.01, "evaluation_s": 0.1, "seconds_left": 20.0} | clock
     resolve_from_clock(r, steps_per_epoch=5, **times)
+    settle_teacher_cache(
+        r, num_images=40, num_classes=len(data.class_names), free_disk=10**9, free_memory=10**9
+    )
     r.settle_ranks(1)
     return r
 

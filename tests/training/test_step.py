@@ -222,7 +222,7 @@ def test_a_gradient_that_is_no_number_changes_no_weight(poison):
     kept = bits(before)
     healthy = parts.loss
 
-    def poisoned(output, targets, teacher_logits, *, normalizer):
+    def poisoned(output, targets, teacher_logits, *, normalizer, **more):
         terms = healthy(output, targets, teacher_logits, normalizer=normalizer)
         return terms._replace(total=terms.total * poison)
 

@@ -21,6 +21,7 @@ from deitkit.teachers import Classifier, LiveTeacher, NoTeacher
 from deitkit.training.loader import TrainSteps
 from deitkit.training.parts import TrainParts
 from deitkit.training.state import TrainState
+from deitkit.training.teaching import LiveTeaching
 
 NUM_CLASSES = 3
 SIDE = 16
@@ -137,7 +138,8 @@ def toy_run(
         device=torch.device("cpu"),
         autocast_dtype=None,
         student=model,
-        teacher=teacher or NoTeacher(),
+        teacher=LiveTeaching(teacher or NoTeacher()),
+        render=steps.rendered,
         loss=DistillationLoss(kind, weight=0.3, temperature=2.0, label_loss=label_loss),
         schedule=Schedule(
             total_steps=total_steps, warmup_steps=2, peak_lr=peak_lr, end_lr=1e-5, start_lr=1e-6

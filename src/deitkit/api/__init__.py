@@ -5,6 +5,7 @@ from deitkit.api.draw_sheet import Sheet, draw_sheet
 from deitkit.api.fit import fit
 from deitkit.api.importing import Imported, import_weights
 from deitkit.api.run import Run, open_run, train
+from deitkit.api.teach import Taught, teach
 from deitkit.api.verify import ResumeProof, verify_resume
 
 __all__ = [
@@ -13,11 +14,13 @@ __all__ = [
     "ResumeProof",
     "Run",
     "Sheet",
+    "Taught",
     "ablate",
     "draw_sheet",
     "fit",
     "import_weights",
     "open_run",
+    "teach",
     "train",
     "verify_resume",
 ]

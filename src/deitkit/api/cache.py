@@ -199,7 +199,9 @@ def _files_of(path: Path, header: dict[str, Any]) -> tuple[RecordFormat, DiskFil
 def _root(folder: str | Path | None) -> Path:
     from deitkit.teachers.cache_folder import default_root
 
-    root = default_root() if folder is None else Path(folder).expanduser()
+    if folder is None:
+        return default_root()  # not there before the first cache is
+    root = Path(folder).expanduser()
     if not root.is_dir():
         raise ConfigError(
             "NO_FOLDER", root, "there is no such folder", "name the folder of the teacher caches"

@@ -5,36 +5,31 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deitkit.api.freeze import (
-    Progress,
-    check_same_data,
-    check_same_teacher,
-    freeze,
-    no_progress,
-    scan,
-    write_config,
-)
+from deitkit.api.beginning import Begun, begin
+from deitkit.api.concluding import conclude
+from deitkit.api.freeze import Progress, no_progress
 from deitkit.api.request import (
     CHECKPOINT_FOLDER,
     METRICS_FILE,
-    RESULT_FILE,
     START_REPORT_FILE,
     Request,
     meet_folder,
     read_request,
 )
 from deitkit.config import AUTO, flatten, settled
-from deitkit.errors import CheckpointError, StoppedError
+from deitkit.data import Dataset
+from deitkit.errors import CheckpointError
 from deitkit.reporting.found import describe_dataset
 from deitkit.reporting.metrics_log import MetricsLog
-from deitkit.runtime.durable import write_file, write_json
+from deitkit.runtime.durable import write_file
 from deitkit.runtime.lock import RunLock, check_output_folder
 from deitkit.runtime.signals import StopRequest
 from deitkit.runtime.temporary_names import remove_leftovers
-from deitkit.runtime.threads import calm_threads
+from deitkit.runtime.threads import calm_process
 from deitkit.training.events import Evaluated, Event, Finished, Planned, StepDone, Warned
 
 if TYPE_CHECKING:
@@ -51,7 +46,7 @@ def fit(*, progress: Progress = no_progress, **settings: Any) -> Iterator[Event]
         DeitkitError: see the FAULTS each class stands for; StoppedError after a signal.
     """
     started = time.monotonic()
-    calm_threads()
+    calm_process()
     request = read_request(settings)
     is_main = int(os.environ.get("RANK", "0")) == 0
     if is_main:
@@ -81,32 +76,30 @@ def _fit_locked(
     world = World.from_environment(device=request.config.run.device)
     try:
         request.take(world.broadcast_json(request.shared()))
-        yield from _train(request, world, started, stop, progress)
+        yield from train_events(request, world, started, stop, progress)
     finally:
         world.close()
 
 
-def _train(
-    request: Request, world: World, started: float, stop: StopRequest, progress: Progress
+def train_events(
+    request: Request,
+    world: World,
+    started: float,
+    stop: StopRequest,
+    progress: Progress,
+    dataset: Dataset | None = None,
 ) -> Iterator[Event]:
-    from deitkit.artifacts.checkpoint import has_checkpoint
     from deitkit.models.hub_names import is_hub_name
     from deitkit.runtime.device import describe_machine
-    from deitkit.training.assemble import assemble
     from deitkit.training.loop import Fit
 
-    dataset = scan(request.config, request.source, _until_stopped(request, stop, progress))
-    if request.resumes:
-        check_same_data(request, dataset)
-        check_same_teacher(request)
-        if request.changed and world.is_main:
-            write_config(request)
-    else:
-        freeze(request, dataset, world, started, progress)
-    starts = not has_checkpoint(request.folder / CHECKPOINT_FOLDER)
-    assembly = assemble(request.config, dataset, world=world, starts=starts)
+    def train_teacher(own: Request, images: Dataset) -> Iterator[Event]:
+        return train_events(own, world, time.monotonic(), stop, no_progress, images)
+
+    begun = begin(request, world, started, stop, progress, train_teacher, dataset)
+    assembly = begun.assembly
     machine = describe_machine(world.device)
-    warnings = [*request.notes, *dataset.warnings]
+    warnings = [*request.notes, *begun.dataset.warnings, *assembly.notes]
     if assembly.start is not None:
         warnings.append(f"begins with {assembly.start.summary()}; see {START_REPORT_FILE}")
         if world.is_main:
@@ -136,29 +129,16 @@ def _train(
         machine=machine,
         stop=stop,
     )
-    yield _planned(request, assembly)
+    yield _planned(request, begun)
     yield from (Warned(text) for text in warnings)
-    with log:
+    with log, closing(assembly.parts.teacher):
         for event in run.events():
             if isinstance(event, Finished):
                 elapsed_s = time.monotonic() - started + earlier_s
-                event = conclude(request, assembly, event, elapsed_s)
+                event = conclude(request, begun, event, elapsed_s)
             elif isinstance(event, StepDone | Evaluated):
                 log.write(event, log_interval=request.config.run.log_interval)
             yield event
-
-
-def _until_stopped(request: Request, stop: StopRequest, progress: Progress) -> Progress:
-    """`progress` that ends the reading of images when a signal came: there is nothing to save."""
-
-    def told(what: str, done: int, total: int | None) -> None:
-        if stop.signal_number is not None:
-            raise StoppedError(
-                stop.signal_number, request.folder, f"stopped {what}", "the same command goes on"
-            )
-        progress(what, done, total)
-
-    return told
 
 
 def restore(assembly: Assembly, request: Request, machine: dict[str, Any]) -> list[str]:
@@ -191,38 +171,10 @@ def restore(assembly: Assembly, request: Request, machine: dict[str, Any]) -> li
     return notes
 
 
-def conclude(request: Request, assembly: Assembly, event: Finished, elapsed_s: float) -> Finished:
-    """Write result.json, the last file of a run."""
-    from deitkit.evaluation.metrics import wilson_interval
+def _planned(request: Request, begun: Begun) -> Planned:
     from deitkit.models import model_cost
 
-    num_params, macs = model_cost(assembly.state.model)
-    best = dict(event.best)
-    num_val = len(assembly.dataset.val)
-    low, high = wilson_interval(round(best["top1"] * num_val), num_val)
-    result = {
-        "best": best,
-        "steps": event.step,
-        "seconds": round(event.seconds, 2),
-        "command_seconds": round(elapsed_s, 2),
-        "model": request.config.model.name,
-        "parameters": num_params,
-        "macs": macs,
-        "num_train": len(assembly.dataset.train),
-        "num_val": num_val,
-        "val_top1": best["top1"],
-        "val_top1_interval": [low, high],
-        "classes": list(assembly.dataset.class_names),
-    }
-    if assembly.world.is_main:
-        write_json(request.folder / RESULT_FILE, result)
-    assembly.world.barrier()
-    return Finished(step=event.step, seconds=event.seconds, best=best, result=result)
-
-
-def _planned(request: Request, assembly: Assembly) -> Planned:
-    from deitkit.models import model_cost
-
+    assembly = begun.assembly
     num_params, macs = model_cost(assembly.state.model)
     values = flatten(request.config)
     choices = [(name, str(values[name]), why) for name, why in request.reasons.items()]
@@ -242,5 +194,7 @@ def _planned(request: Request, assembly: Assembly) -> Planned:
         summary=summary,
         choices=choices,
         forecast_s=request.forecast_s,
+        teacher=begun.facts,
+        class_names=begun.dataset.class_names,
         time_decides=AUTO == request.config.schedule.epochs == request.config.schedule.budget,
     )

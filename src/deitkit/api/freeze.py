@@ -7,20 +7,40 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from deitkit.api.request import CONFIG_FILE, DATA_REPORT_FILE, Request
 from deitkit.config import AUTO, RunConfig, flatten, settled, write_config_text
 from deitkit.config.changes import FREE
-from deitkit.data import Dataset, DecodePolicy, open_dataset
+from deitkit.data import Dataset, DecodePolicy, open_dataset, open_unlabelled
 from deitkit.errors import CheckpointError
+from deitkit.runtime.disk_faults import free_space_bytes
 from deitkit.runtime.durable import write_file, write_json
 from deitkit.runtime.memory import available_memory_bytes
 
 if TYPE_CHECKING:
     from deitkit.runtime.world import World
+    from deitkit.teachers import LiveTeacher
+    from deitkit.training.assemble import Assembly
     from deitkit.training.start import Start
+
+NUM_RENDERED = 16
+"""Views that are rendered at the teacher's size to time it."""
+
+
+class TeacherTimes(NamedTuple):
+    """What a run's teacher costs."""
+
+    student_step_s: float
+    """Seconds of a step without it."""
+    teacher_step_s: float
+    num_epochs: float
+
 
 Progress = Callable[[str, int, int | None], None]
 MEMORY_SHARE = 0.25
@@ -39,7 +59,7 @@ def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
     data = config.data
     free = available_memory_bytes() or 0
     keep = {"auto": int(MEMORY_SHARE * free), "memory": 2**62, "off": 0}
-    return open_dataset(
+    dataset = open_dataset(
         source,
         val_fraction=data.val_fraction,
         bad_images=data.bad_images,
@@ -55,6 +75,23 @@ def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
         keep_bytes=keep[data.image_cache],
         progress=lambda done, total: progress("reading images", done, total),
     )
+    if data.unlabelled is None:
+        return dataset
+    unlabelled = open_unlabelled(
+        data.unlabelled,
+        class_names=dataset.class_names,
+        decode=dataset.train.decode,
+        bad_images=data.bad_images,
+        follow_symlinks_outside=data.follow_symlinks_outside,
+        keep_bytes=keep[data.image_cache],
+        exclude_digests_M16=np.concatenate([dataset.train.digests, dataset.val.digests]),
+        progress=lambda done, total: progress("reading unlabelled images", done, total),
+    )
+    if unlabelled.report is not None:
+        dataset.report.warnings.extend(unlabelled.report.warnings)
+    digest = hashlib.blake2b(dataset.fingerprint.encode(), digest_size=16)
+    digest.update(np.unique(unlabelled.digests, axis=0).tobytes())
+    return replace(dataset, unlabelled=unlabelled, fingerprint=digest.hexdigest())
 
 
 def freeze(
@@ -63,11 +100,18 @@ def freeze(
     world: World,
     started: float,
     progress: Progress,
-) -> None:
-    """Turn every "auto" into a value, time a few steps, and write the run's config."""
+    teacher: LiveTeacher | None = None,
+    teacher_image_s: float = 0.0,
+) -> TeacherTimes | None:
+    """Turn every "auto" into a value, time a few steps, and write the run's config.
+
+    `teacher_image_s` are the seconds in which the teacher sees one image.
+    """
     from deitkit.runtime.device import free_memory_bytes
     from deitkit.training.assemble import assemble, measure
     from deitkit.training.resolve import budget_s, resolve_from_clock, resolve_from_data
+    from deitkit.training.resolve_teacher import settle_teacher_cache
+    from deitkit.training.teaching import BlankTeacher
 
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     start, start_reason = _find_start(request, dataset, world, progress)
@@ -81,13 +125,17 @@ def freeze(
         free_bytes=world.broadcast_json(free_memory_bytes(world.device)),
     )
     resolution.settle_ranks(world.world_size)
-    probe = assemble(resolution.config, dataset, world=world)
+    blank = None if teacher is None else BlankTeacher(len(dataset.class_names))
+    probe = assemble(resolution.config, dataset, world=world, teacher=blank)
     limit_s = MEASURE_SHARE * budget_s(request.config)
     step_s, evaluation_s = measure(
         probe,
         limit_s=limit_s,
         progress=lambda done, total: progress("timing a few steps", done, total),
     )
+    teacher_step_s = 0.0
+    if teacher is not None:
+        teacher_step_s = world.max(_teacher_step_s(probe, teacher, teacher_image_s))
     elapsed_s = world.max(time.monotonic() - started)
     resolve_from_clock(
         resolution,
@@ -95,7 +143,16 @@ def freeze(
         evaluation_s=evaluation_s,
         steps_per_epoch=probe.steps.steps_per_epoch,
         seconds_left=FINISH_SHARE * (budget_s(request.config) - elapsed_s),
+        teacher_step_s=teacher_step_s,
     )
+    if teacher is not None:
+        settle_teacher_cache(
+            resolution,
+            num_images=len(probe.steps.images),
+            num_classes=len(dataset.class_names),
+            free_disk=world.broadcast_json(_free_disk_bytes(request.config)),
+            free_memory=world.broadcast_json(available_memory_bytes() or 0),
+        )
     request.config, request.reasons = resolution.config, resolution.reasons
     share = settled(request.config.schedule.steps) / probe.steps.steps_per_epoch
     if share < 1:
@@ -107,17 +164,45 @@ def freeze(
     request.identity = {
         "lineage": _lineage(request.config, dataset.fingerprint),
         "data": dataset.fingerprint,
-        "teacher": _teacher_digest(request.config),
+        "teacher": "none" if teacher is None else teacher.digest,
         "start": "none" if start is None else start.digest,
         "recipe": request.recipe or "none",
         "deitkit": version("deitkit"),
     }
+    times = None
     request.forecast_s = step_s * settled(request.config.schedule.steps)
+    if teacher is not None:
+        times = TeacherTimes(step_s, teacher_step_s, share)
+        asked = settled(request.config.distill.view_epochs) or share
+        request.forecast_s += teacher_step_s * probe.steps.steps_per_epoch * min(asked, share)
     if world.is_main:
         # The config comes last: with it there is a run, and that run has its report.
         write_json(request.folder / DATA_REPORT_FILE, dataset.report.to_dict())
         write_config(request)
     world.barrier()
+    return times
+
+
+def _teacher_step_s(probe: Assembly, teacher: LiveTeacher, image_s: float) -> float:
+    """Seconds that the teacher adds to a step: its views rendered, and its answers."""
+    batch = probe.steps[0]
+    few = min(len(batch), NUM_RENDERED)
+    render_s = 0.0
+    if teacher.image_size != probe.steps.image_size:
+        start = time.monotonic()
+        probe.steps.rendered(batch.indices_B[:few], batch.views[:few], teacher.image_size)
+        render_s = (time.monotonic() - start) / few / max(1, settled(probe.config.run.workers))
+    return len(batch) * (image_s + render_s)
+
+
+def _free_disk_bytes(config: RunConfig) -> int | None:
+    from deitkit.teachers.cache_folder import default_root
+
+    folder = config.distill.cache_folder
+    path = default_root() if folder is None else Path(folder)
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return free_space_bytes(path)
 
 
 def _short_run_notes(config: RunConfig, num_images: int) -> list[str]:
@@ -181,23 +266,6 @@ def _lineage(config: RunConfig, fingerprint: str) -> str:
     values = {k: str(v) for k, v in flatten(config).items() if k not in FREE}
     text = json.dumps([values, fingerprint], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _teacher_digest(config: RunConfig) -> str:
-    from deitkit.artifacts.bundle import bundle_digest
-
-    return "none" if config.distill.teacher is None else bundle_digest(config.distill.teacher)
-
-
-def check_same_teacher(request: Request) -> None:
-    digest = _teacher_digest(request.config)
-    if digest != request.identity["teacher"] and not request.config.run.accept_changes:
-        raise CheckpointError(
-            "TEACHER_CHANGED",
-            request.config.distill.teacher,
-            "is not the teacher this run began with: it was trained anew",
-            "start anew with another out= or overwrite=true, or set run.accept_changes=true",
-        )
 
 
 def check_same_data(request: Request, dataset: Dataset) -> None:

@@ -24,12 +24,17 @@ from deitkit.config.changes import find_changes
 from deitkit.config.recipes import read_recipe
 from deitkit.data import check_source
 from deitkit.errors import CheckpointError, ConfigError
+from deitkit.training.teacher_names import check_teacher_path, parse_teacher
 
 CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
 DATA_REPORT_FILE = "data_report.json"
 START_REPORT_FILE = "start_report.txt"
+TEACHER_FACTS_FILE = "teacher.json"
+TEACHER_FILES = (TEACHER_FACTS_FILE, "teacher.safetensors")
+TEACHER_FOLDER = "teacher"
+"""The run in which teacher=auto is trained."""
 BEST_FOLDER = "best"
 CHECKPOINT_FOLDER = "last"
 RUN_ENTRIES = (
@@ -38,9 +43,12 @@ RUN_ENTRIES = (
     METRICS_FILE,
     DATA_REPORT_FILE,
     START_REPORT_FILE,
+    *TEACHER_FILES,
+    TEACHER_FOLDER,
     BEST_FOLDER,
 )
 PYTHON_SEQUENCE = "(python sequence)"
+PYTHON_TEACHER = "(python classifier)"
 
 
 @dataclass
@@ -53,6 +61,8 @@ class Request:
     """What the user set, by dotted name; all else is default or chosen."""
     source: Any
     """Path of the data, or the sequence itself."""
+    teacher: Any = None
+    """A `Classifier` that was given as an object."""
     recipe: str | None = None
     """Name or file that settings came from."""
     resumes: bool = False
@@ -94,7 +104,7 @@ def read_request(settings: Mapping[str, Any]) -> Request:
     source = settings.get("data", settings.get("data.path"))
     if _is_in_python(source):
         settings["data"] = PYTHON_SEQUENCE
-    settings["teacher"] = getattr(settings.get("teacher"), "folder", settings.get("teacher"))
+    teacher = _teacher_in_python(settings)
     file_values: dict[str, Any] = {}
     if (recipe := settings.pop("recipe", None)) is not None:
         file_values = read_recipe(str(recipe))
@@ -110,9 +120,13 @@ def read_request(settings: Mapping[str, Any]) -> Request:
     config = build_config(typed, base=build_config(file_values))
     known = flatten(config)
     names = [*file_values, *(canonical_name(name, known) for name in typed)]
-    for name in ("data.path", "run.out", "distill.teacher", "model.init"):
+    if known["distill.teacher"] not in (None, PYTHON_TEACHER):
+        named = str(parse_teacher(str(known["distill.teacher"])))
+        config = with_values(config, {"distill.teacher": named})
+    always = ("data.path", "data.unlabelled", "run.out", "distill.cache_folder")
+    for name in (*always, "model.init"):
         path = known[name]
-        is_path = name in ("data.path", "run.out") or (path and Path(path).expanduser().exists())
+        is_path = name in always or (path and Path(path).expanduser().exists())
         if path and is_path and path != PYTHON_SEQUENCE:
             config = with_values(config, {name: str(Path(path).expanduser().resolve())})
     known = flatten(config)
@@ -122,6 +136,7 @@ def read_request(settings: Mapping[str, Any]) -> Request:
     if not _is_in_python(source):
         source = config.data.path
     request = Request(config=config, folder=folder, asked=asked, source=source)
+    request.teacher = teacher
     request.recipe = None if recipe is None else str(recipe)
     ranks = asked.get("run.ranks", 1)
     if isinstance(ranks, int) and ranks > 1 and "WORLD_SIZE" not in os.environ:
@@ -134,6 +149,31 @@ def read_request(settings: Mapping[str, Any]) -> Request:
     if config.run.overwrite or not (folder / CONFIG_FILE).is_file():
         check_new(request)
     return request
+
+
+def _teacher_in_python(settings: dict[str, Any]) -> Any:
+    """The classifier that is given as an object; its place in the settings says so.
+
+    A run counts as its folder. Raises ConfigError TEACHER_NAME for a bare network or function.
+    """
+    name = "distill.teacher" if "distill.teacher" in settings else "teacher"
+    teacher = settings.get(name)
+    teacher = getattr(teacher, "folder", teacher)
+    if isinstance(teacher, os.PathLike):
+        teacher = str(teacher)
+    if teacher is None or isinstance(teacher, str):
+        settings[name] = teacher
+        return None
+    if not (hasattr(teacher, "digest") and hasattr(teacher, "image_size")):
+        raise ConfigError(
+            "TEACHER_NAME",
+            f"teacher={type(teacher).__name__}",
+            "a network or function alone does not say its name, size and normalisation",
+            "give deitkit.Classifier.from_callable(net, name=..., version=..., image_size=..., "
+            "mean=..., std=...)",
+        )
+    settings[name] = PYTHON_TEACHER
+    return teacher
 
 
 def _is_in_python(source: Any) -> bool:
@@ -231,14 +271,8 @@ def check_new(request: Request) -> None:
         )
     check_data_path(request)
     teacher = request.config.distill.teacher
-    if teacher is not None and not Path(teacher).exists():
-        raise ConfigError(
-            "NO_TEACHER",
-            teacher,
-            "does not exist",
-            "give the folder of an earlier run: `deitkit train data=... model=small_cnn "
-            "out=runs/teacher` makes one",
-        )
+    if teacher not in (None, PYTHON_TEACHER):
+        check_teacher_path(parse_teacher(teacher))
     init = request.config.model.init
     is_word = init in (AUTO, "scratch") or init.startswith(("hf:", "timm:"))
     if not is_word and not Path(init).exists():

@@ -8,16 +8,24 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deitkit.api.diagnosing import open_others
 from deitkit.api.exporting import export_run
 from deitkit.api.fit import fit
 from deitkit.api.freeze import Progress, no_progress, scan
 from deitkit.api.request import CONFIG_FILE, PYTHON_SEQUENCE, RESULT_FILE, read_request
 from deitkit.config import RunConfig, build_config, read_config_file
-from deitkit.data import DecodeFault, DecodePolicy, decode_array, list_images, open_split
+from deitkit.data import (
+    DecodeFault,
+    DecodePolicy,
+    ImageSet,
+    decode_array,
+    list_images,
+    open_split,
+)
 from deitkit.errors import ConfigError, DataError, DeitkitError
 from deitkit.flow import Prediction
 from deitkit.runtime.strict_json import load_json
-from deitkit.runtime.threads import calm_threads
+from deitkit.runtime.threads import calm_process
 from deitkit.training.events import Event
 
 if TYPE_CHECKING:
@@ -73,7 +81,7 @@ class Run:
     @cached_property
     def predictor(self) -> Predictor:
         """The best bundle's model, loaded once, on the best device here."""
-        calm_threads()
+        calm_process()
         from deitkit.artifacts.bundle import load_bundle
         from deitkit.evaluation.predictor import Predictor
         from deitkit.runtime.device import pick_device
@@ -91,15 +99,45 @@ class Run:
         return load_json(path.read_bytes(), path) if path.is_file() else None
 
     def evaluate(
-        self, data: Any = None, *, split: str | None = None, progress: Progress = no_progress
+        self,
+        data: Any = None,
+        *,
+        split: str | None = None,
+        teacher: Any = None,
+        against: Run | str | Path | None = None,
+        progress: Progress = no_progress,
     ) -> Evaluation:
         """Metrics on labelled images: `data`, or the test split of what the run was trained on.
 
         Where that has none, the images the run validated on, also where it split them off itself.
 
+        With `teacher` also how often each head decides as it does: "own" is the run's, else as in
+        `train`, a Run or a `teachers.Classifier`. With `against`, another run, such as one without
+        a teacher: what each class gained over it.
+
         Raises:
             DataError: the images cannot be read, or have classes the run does not know.
+            DeitkitError: teacher or other run, as `open_others`.
         """
+        others = open_others(
+            self,
+            config=self._config(),
+            teacher=teacher,
+            against=against if isinstance(against, Run | None) else open_run(against),
+            progress=progress,
+        )
+        images, source = self._labelled_images(data, split, progress)
+        return self.predictor.evaluate(
+            images,
+            source=source,
+            others=others.answers(images, progress),
+            progress=lambda done, total: progress("evaluating", done, total),
+        )
+
+    def _labelled_images(
+        self, data: Any, split: str | None, progress: Progress
+    ) -> tuple[ImageSet, str]:
+        """Images to evaluate on, and what they are, for people."""
 
         def reading(done: int, total: int | None) -> None:
             progress("reading images", done, total)
@@ -119,11 +157,7 @@ class Run:
                 raise
             images = scan(self._config(), own, progress).val
         shown = source if isinstance(source, str | Path) else "a Python sequence"
-        return self.predictor.evaluate(
-            images,
-            source=f"{shown} ({images.name})",
-            progress=lambda done, total: progress("evaluating", done, total),
-        )
+        return images, f"{shown} ({images.name})"
 
     def predict(self, pictures: Any, *, progress: Progress = no_progress) -> list[Prediction]:
         """Classes of pictures: paths, folders, PIL images or arrays, one or many."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from deitkit.api.freeze import Progress, no_progress, scan
 from deitkit.api.request import CONFIG_FILE
-from deitkit.config import RunConfig, build_config, read_config_file
+from deitkit.config import RunConfig, build_config, read_config_file, with_values
 from deitkit.data import check_source
 from deitkit.errors import CheckpointError, ConfigError
-from deitkit.runtime.threads import calm_threads
+from deitkit.runtime.threads import calm_process
 
 if TYPE_CHECKING:
     from deitkit.training.assemble import Assembly
@@ -81,16 +81,17 @@ def verify_resume(
     config = build_config(values)
     check_source(str(config.data.path))
     dataset = scan(config, config.data.path, progress)
-    calm_threads()
-    whole = _Arm(config, dataset)
+    calm_process()
+    arm = _arm_maker(config, dataset, Path(folder).expanduser())
+    whole = arm()
     whole.train(0, steps, progress, "uninterrupted")
     half = steps // 2
-    first = _Arm(config, dataset)
+    first = arm()
     first.train(0, half, progress, "interrupted")
     with tempfile.TemporaryDirectory(prefix="deitkit-verify-") as temporary:
         first.assembly.validate(first.assembly.state.model, lambda: False)
         first.save(Path(temporary))
-        second = _Arm(config, dataset)
+        second = arm()
         second.restore(Path(temporary))
     second.train(half, steps, progress, "resumed")
     return ResumeProof(
@@ -103,16 +104,39 @@ def verify_resume(
     )
 
 
+def _arm_maker(config: RunConfig, dataset: Any, folder: Path) -> Callable[[], _Arm]:
+    """What builds an arm anew; the teacher's answers are kept in memory, not in the run's cache."""
+    from deitkit.api.teaching import open_own_teacher
+    from deitkit.runtime.device import pick_device, precision_for
+    from deitkit.runtime.world import World
+    from deitkit.training.assemble import TeacherSaid, assemble
+
+    world = World(device=pick_device(config.run.device))
+    ready = open_own_teacher(config, folder, dataset.class_names, device=world.device)
+    if config.distill.teacher_cache == "disk":
+        config = with_values(config, {"distill.teacher_cache": "memory"})
+
+    def arm() -> _Arm:
+        return _Arm(
+            assemble(
+                config,
+                dataset,
+                world=world,
+                teacher=None
+                if ready is None
+                else ready.live(autocast_dtype=precision_for(world.device)),
+                said=None if ready is None else TeacherSaid(ready.val_indices, ready.val_NK),
+            )
+        )
+
+    return arm
+
+
 class _Arm:
     """One of the two trainings, built from config and images alone."""
 
-    def __init__(self, config: RunConfig, dataset: Any) -> None:
-        from deitkit.runtime.device import pick_device
-        from deitkit.runtime.world import World
-        from deitkit.training.assemble import assemble
-
-        world = World(device=pick_device(config.run.device))
-        self.assembly: Assembly = assemble(config, dataset, world=world)
+    def __init__(self, assembly: Assembly) -> None:
+        self.assembly = assembly
         self.records: list[StepRecord] = []
 
     def train(self, first: int, last: int, progress: Progress, name: str) -> None:

@@ -5,6 +5,20 @@
 
 from deitkit.augmentation.render import render
 from deitkit.augmentation.view_policy import ViewPolicy
-from deitkit.augmentation.views import Views, draw_views, epoch_order
+from deitkit.augmentation.views import (
+    Views,
+    draw_views,
+    epoch_order,
+    pair_alike,
+    shuffle_pairs,
+)
 
-__all__ = ["ViewPolicy", "Views", "draw_views", "epoch_order", "render"]
+__all__ = [
+    "ViewPolicy",
+    "Views",
+    "draw_views",
+    "epoch_order",
+    "pair_alike",
+    "render",
+    "shuffle_pairs",
+]

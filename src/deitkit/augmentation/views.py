@@ -140,6 +140,30 @@ def epoch_order(view_seed: int, epoch: int, sample_ids_N: NDArray[np.uint64]) ->
     return np.argsort(words_N, kind="stable")
 
 
+def shuffle_pairs(order_N: NDArray[np.int64], *, view_seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return an epoch's order with its pairs of mix partners at other places, each pair whole.
+
+    For epochs that show the views of an earlier one again; an odd last image stays last.
+    """
+    whole = len(order_N) // 2 * 2
+    pairs_P2 = order_N[:whole].reshape(-1, 2)
+    words_P = hash_key(view_seed, epoch, np.arange(len(pairs_P2)), purpose="order of pairs")
+    shuffled = pairs_P2[np.argsort(words_P, kind="stable")].reshape(-1)
+    return np.concatenate([shuffled, order_N[whole:]])
+
+
+def pair_alike(order_N: NDArray[np.int64], is_first_kind_N: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return an epoch's order in which partners are of one kind: all pairs of the first kind, then
+    those of the other; where both are odd, one pair of both follows, and a single one is last.
+
+    `is_first_kind_N` is told in the order's own places.
+    """
+    kinds = (order_N[is_first_kind_N], order_N[~is_first_kind_N])
+    whole = [kind[: len(kind) // 2 * 2] for kind in kinds]
+    rest = [kind[len(kind) // 2 * 2 :] for kind in kinds]
+    return np.concatenate([*whole, *rest])
+
+
 def cut_boxes(
     lam_P: NDArray[np.floating], centre_P2: NDArray[np.integer], size: tuple[int, int]
 ) -> NDArray[np.int64]:

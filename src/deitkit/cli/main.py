@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Group
 import deitkit
 from deitkit.cli import (
     ablate,
+    cache,
     demo,
     evaluate,
     export,
@@ -22,6 +23,7 @@ from deitkit.cli import (
     inspecting,
     predict,
     recipes,
+    teach,
     train,
     views,
 )
@@ -40,7 +42,9 @@ VERBS: dict[str, tuple[Callable[..., Any], Group]] = {
     "import": (import_weights.import_weights, MORE),
     "views": (views.views, MORE),
     "recipes": (recipes.recipes, MORE),
+    "teach": (teach.teach, MORE),
     "ablate": (ablate.ablate, MORE),
+    "cache": (cache.cache, MORE),
     "summary": (inspecting.summary, MORE),
     "models": (inspecting.models, MORE),
     "settings": (inspecting.settings, MORE),

@@ -53,6 +53,8 @@ class DataConfig:
     """Read pictures that links point to outside the data folder; otherwise they are left out."""
     image_cache: Literal["auto", "memory", "off"] = AUTO
     """Decoded images kept in memory: 'auto' where they fill at most a quarter of what is free."""
+    unlabelled: str | None = None
+    """A folder of pictures without labels: only the teacher speaks of them. Short: unlabelled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,16 +153,34 @@ class DistillConfig:
     """How the student learns from the teacher."""
 
     teacher: str | None = None
-    """A run or bundle folder. Without a teacher the student learns from labels. Short: teacher."""
+    """A run or bundle folder, timm:NAME, timm:NAME@weights.safetensors, hf:owner/name, hf:folder, a
+    file .onnx, or auto, which trains one first. Without a teacher the student learns from labels.
+    Short: teacher."""
     kind: Literal["auto", "soft", "standardised", "hard", "none"] = AUTO
     """soft: the teacher's probabilities; standardised: the same of z-scored logits; hard: its
-    first choice (the paper); none."""
+    first choice (the paper); none. auto: standardised, and soft for two classes."""
     weight: float | Auto = AUTO
     """Share of the teacher in the loss, 0 to 1. The paper: 0.5 for hard, 0.1 for soft."""
-    temperature: float = 3.0
-    """Softmax temperature, above 0; only the soft kinds read it. The paper's tau."""
+    temperature: float | Auto = AUTO
+    """Softmax temperature, above 0; only the soft kinds read it. The paper's tau: 3. auto: 3, and 2
+    for standardised."""
     reduction: Literal["batchmean", "numel"] = "batchmean"
     """numel divides by images times classes, as the authors' code does."""
+    fusion: Literal["mean", "softmax", "fitted"] = "mean"
+    """How the two heads answer as one: the mean of their logits, of their probabilities (the
+    paper's text), or with one weight found on the validation images after training."""
+    teacher_cache: Literal["auto", "off", "memory", "disk"] = AUTO
+    """Where the teacher's answers are kept, so that each view is asked for once: on disk also for
+    the next student. auto: on disk, unless asking costs next to nothing. Short: teacher_cache."""
+    cache_folder: str | None = None
+    """Folder of the caches on disk. None: the user's own cache folder."""
+    cache_dtype: Literal["float16", "float32"] = "float16"
+    """How logits are stored; float32 are the live teacher's bits."""
+    cache_top_k: int | None = None
+    """Store only so many of an answer's largest logits, where disks are small; kind soft only."""
+    view_epochs: int | Auto = AUTO
+    """Epochs of different views; later epochs show the same views again, in another order, with the
+    answers that are stored. auto: as many as the budget has time to ask for. Short: view_epochs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from deitkit.data.image_set import ImageSet
 from deitkit.data.listing import list_images
 from deitkit.data.report import DataReport
 from deitkit.data.sources import check_source
+from deitkit.data.unlabelled import open_unlabelled
 
 __all__ = [
     "EXTENSIONS",
@@ -28,5 +29,6 @@ __all__ = [
     "list_images",
     "open_dataset",
     "open_split",
+    "open_unlabelled",
     "printable",
 ]

@@ -50,6 +50,8 @@ class Dataset:
     fingerprint: str
     """Hex digest of class names and of every (split, class, content): the same pictures in the
     same classes and splits give the same, wherever they lie and whatever they are called."""
+    unlabelled: ImageSet | None = None
+    """Pictures that only a teacher speaks of, their labels -1; part of the fingerprint."""
 
     @property
     def warnings(self) -> list[str]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 
 from deitkit.data.decoding import DecodePolicy
 from deitkit.data.display import printable
 from deitkit.data.faults import DecodeFault
-from deitkit.data.memory import PixelKeeper, Pixels, take_pixels
+from deitkit.data.joined_store import JoinedStore
+from deitkit.data.memory import PixelKeeper, Pixels, join_pixels, take_pixels
 from deitkit.data.report import DataReport
 from deitkit.data.scan import decode_raw
 from deitkit.data.stores import RecordStore
@@ -106,6 +108,42 @@ class ImageSet:
             store=self._store.take(rows),
             decode=self.decode,
             kept=take_pixels(self._kept, rows),
+            report=self.report,
+        )
+
+    def joined(self, other: ImageSet) -> ImageSet:
+        """These images and then `other`'s, of the same classes, under the name of these."""
+        assert self.decode == other.decode and self.class_names == other.class_names
+        return ImageSet(
+            name=self.name,
+            class_names=self.class_names,
+            labels=np.concatenate([self.labels, other.labels]),
+            digests=np.concatenate([self.digests, other.digests]),
+            sizes=np.concatenate([self.sizes, other.sizes]),
+            store=JoinedStore(self._store, other._store),
+            decode=self.decode,
+            kept=join_pixels(self._kept, other._kept),
+            report=self.report,
+        )
+
+    def decoded_as(
+        self, *, channels: int, background: tuple[int, int, int] | None = None
+    ) -> ImageSet:
+        """The same images for another network: in `channels`, on `background` where they are
+        transparent (None: the one they have)."""
+        asked = replace(
+            self.decode, channels=channels, background=background or self.decode.background
+        )
+        if asked == self.decode:
+            return self
+        return ImageSet(
+            name=self.name,
+            class_names=self.class_names,
+            labels=self.labels,
+            digests=self.digests,
+            sizes=self.sizes,
+            store=self._store,
+            decode=asked,
             report=self.report,
         )
 

@@ -67,3 +67,14 @@ def take_pixels(pixels: Pixels | None, rows: np.ndarray) -> Pixels | None:
     if pixels is None or isinstance(pixels, np.ndarray):
         return None if pixels is None else pixels[rows]
     return [pixels[row] for row in rows.tolist()]
+
+
+def join_pixels(first: Pixels | None, second: Pixels | None) -> Pixels | None:
+    """The pictures of both, one block where both are and have one size; None if either is not
+    there."""
+    if first is None or second is None:
+        return None
+    are_blocks = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
+    if are_blocks and first[0].shape == second[0].shape:
+        return np.concatenate([first, second])
+    return [*first, *second]

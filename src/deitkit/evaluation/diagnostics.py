@@ -51,9 +51,11 @@ class Diagnostics:
     """What distillation did to a student, on images with labels."""
 
     agreement: dict[str, Share]
-    """With the teacher's decisions, by head: "fused", and with two heads "cls" and "dist"."""
+    """With the teacher's decisions, by head: "fused", and with two heads "cls" and "dist"; of the
+    other run, where one was named, "other". Empty where no teacher was asked."""
     token_gain: Gain | None
-    """Agreement of the distillation head against that of the class head; None with one head."""
+    """Agreement of the distillation head against that of the class head; None with one head or
+    without teacher."""
     tokens: TokenCosines | None
     """None for a model without the distillation token."""
     gain: Gain | None
@@ -74,7 +76,7 @@ class Diagnostics:
 
 def diagnose(
     logits: HeadLogits,
-    teacher_NK: NDArray[np.floating],
+    teacher_NK: NDArray[np.floating] | None,
     labels_N: Labels,
     class_names: Sequence[str],
     *,
@@ -87,8 +89,9 @@ def diagnose(
     """Put the diagnostics of one evaluation together.
 
     Student's and teacher's logits, labels and `other_decisions_N`, the classes that an undistilled
-    run chose, are of the same images, all in the order of `class_names`. `fusion`, `temperature`
-    and `weight` are the student's, as in `fuse`; `tokens` are `token_cosines`'.
+    run chose, are of the same images, all in the order of `class_names`; None where nobody was
+    asked. `fusion`, `temperature` and `weight` are the student's, as in `fuse`; `tokens` are
+    `token_cosines`'.
     """
     gain, classes = None, None
     if other_decisions_N is not None:
@@ -96,11 +99,16 @@ def diagnose(
         other_right_N = other_decisions_N == labels_N
         gain = paired_gain(right_N, other_right_N)
         classes = tuple(class_gains(right_N, other_right_N, labels_N, class_names))
-    return Diagnostics(
-        agreement=head_agreement(
+    agreement = {}
+    if teacher_NK is not None:
+        agreement = head_agreement(
             teacher_NK, logits, fusion=fusion, temperature=temperature, weight=weight
-        ),
-        token_gain=token_gain(teacher_NK, logits),
+        )
+        if other_decisions_N is not None:
+            agreement["other"] = share_of(other_decisions_N == teacher_NK.argmax(axis=1))
+    return Diagnostics(
+        agreement=agreement,
+        token_gain=None if teacher_NK is None else token_gain(teacher_NK, logits),
         tokens=tokens,
         gain=gain,
         class_gains=classes,

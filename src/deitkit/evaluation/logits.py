@@ -39,6 +39,16 @@ class HeadLogits:
             self.cls_NK, self.dist_NK, fusion=fusion, temperature=temperature, weight=weight
         )
 
+    def at(self, indices: np.ndarray) -> HeadLogits:
+        """Those of these images alone, in this order; `self.indices` ascend and hold them all."""
+        rows = np.searchsorted(self.indices, indices)
+        return HeadLogits(
+            indices=self.indices[rows],
+            cls_NK=self.cls_NK[rows],
+            dist_NK=None if self.dist_NK is None else self.dist_NK[rows],
+            embeddings_ND=None if self.embeddings_ND is None else self.embeddings_ND[rows],
+        )
+
     def gathered(self, gather_rows: Callable[[np.ndarray], np.ndarray]) -> HeadLogits:
         """All ranks' images, in the order of the image set."""
         indices = gather_rows(self.indices)

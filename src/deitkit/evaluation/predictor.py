@@ -12,9 +12,25 @@ import torch
 from deitkit.artifacts.bundle import Bundle
 from deitkit.data import DecodePolicy, ImageSet
 from deitkit.data.preprocess import preprocess
-from deitkit.evaluation.logits import EVALUATION_BATCH_SIZE, collect_logits, fuse
+from deitkit.evaluation.diagnostics import Diagnostics, diagnose, token_cosines
+from deitkit.evaluation.logits import EVALUATION_BATCH_SIZE, HeadLogits, collect_logits, fuse
 from deitkit.evaluation.metrics import Metrics, softmax, summarise
 from deitkit.flow import Prediction
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OtherAnswers:
+    """What others say of the images of an evaluation, in its order of images and classes."""
+
+    teacher_NK: np.ndarray | None = None
+    """The teacher's logits."""
+    decisions_N: np.ndarray | None = None
+    """The classes that another run chose."""
+    said: tuple[str, ...] = ()
+    """Who they are, a sentence each."""
+
+
+NOBODY = OtherAnswers()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +41,10 @@ class Evaluation:
     fusion: str
     heads: dict[str, Metrics]
     """"fused", and for a model with the distillation token also "cls" and "dist"."""
+    diagnostics: Diagnostics | None = None
+    """Of a model with the distillation token, and where others were asked."""
+    asked: tuple[str, ...] = ()
+    """Which others, a sentence each."""
 
     @property
     def fused(self) -> Metrics:
@@ -37,7 +57,13 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         heads = {name: metrics.to_dict() for name, metrics in self.heads.items()}
-        return {"data": self.source, "fusion": self.fusion, "heads": heads}
+        return {
+            "data": self.source,
+            "fusion": self.fusion,
+            "heads": heads,
+            "asked": list(self.asked),
+            "diagnostics": None if self.diagnostics is None else self.diagnostics.to_dict(),
+        }
 
 
 class Predictor:
@@ -56,14 +82,12 @@ class Predictor:
         images: ImageSet,
         *,
         source: str,
+        others: OtherAnswers = NOBODY,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Evaluation:
         """Metrics on `images`, whose class indices are the bundle's (matched by name)."""
         bundle = self.bundle
-        logits = collect_logits(
-            self.model, images, bundle.preprocessing, device=self.device, progress=progress
-        )
-        assert logits is not None, "nothing asked this evaluation to stop"
+        logits = self._logits(images, progress)
         kinds = {"fused": bundle.fusion}
         if logits.dist_NK is not None:
             kinds |= {"cls": "cls", "dist": "dist"}
@@ -75,7 +99,51 @@ class Predictor:
             )
             for name, kind in kinds.items()
         }
-        return Evaluation(source=source, fusion=bundle.fusion, heads=heads)
+        return Evaluation(
+            source=source,
+            fusion=bundle.fusion,
+            heads=heads,
+            diagnostics=self._diagnose(logits, images, others),
+            asked=others.said,
+        )
+
+    def fused_logits(
+        self,
+        images: ImageSet,
+        *,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> np.ndarray:
+        """[N, K] as the heads answer together, in the bundle's order of classes."""
+        bundle = self.bundle
+        return self._logits(images, progress).fused(
+            bundle.fusion, bundle.temperature, bundle.fusion_weight
+        )
+
+    def _logits(self, images: ImageSet, progress: Callable[[int, int], None]) -> HeadLogits:
+        logits = collect_logits(
+            self.model, images, self.bundle.preprocessing, device=self.device, progress=progress
+        )
+        assert logits is not None, "nothing asked this evaluation to stop"
+        return logits
+
+    def _diagnose(
+        self, logits: HeadLogits, images: ImageSet, others: OtherAnswers
+    ) -> Diagnostics | None:
+        bundle = self.bundle
+        tokens = token_cosines(self.model, images, bundle.preprocessing, device=self.device)
+        if tokens is None and others.teacher_NK is None and others.decisions_N is None:
+            return None
+        return diagnose(
+            logits,
+            others.teacher_NK,
+            images.labels,
+            bundle.class_names,
+            fusion=bundle.fusion,
+            temperature=bundle.temperature,
+            weight=bundle.fusion_weight,
+            tokens=tokens,
+            other_decisions_N=others.decisions_N,
+        )
 
     @torch.no_grad()
     def predict(

@@ -69,18 +69,29 @@ class DistillationLoss:
         teacher_logits_BK: Tensor | None,
         *,
         normalizer: float | None = None,
+        labelled_rows: Tensor | None = None,
+        label_normalizer: float | None = None,
     ) -> LossTerms:
         """The terms as scalars. `normalizer` is the number of images of the whole step, default B.
+
+        Where some images have no label, `labelled_rows` are the indices of the others, which alone
+        count in the label term, and `label_normalizer` is their number in the whole step.
 
         Raises:
             ConfigError: DISTILL when the kind needs a teacher and got none; TEACHER_CLASSES when
                 its logits are of other classes.
         """
-        label = self._label_term(output.cls_logits, targets_BK, normalizer=normalizer)
+
+        def label_term(logits_BK: Tensor) -> Tensor:
+            if labelled_rows is None:
+                return self._label_term(logits_BK, targets_BK, normalizer=normalizer)
+            known = (logits_BK[labelled_rows], targets_BK[labelled_rows])
+            return self._label_term(*known, normalizer=label_normalizer or max(1, len(known[0])))
+
+        label = label_term(output.cls_logits)
         if self._teacher_term is None:
             if output.dist_logits is not None:
-                second = self._label_term(output.dist_logits, targets_BK, normalizer=normalizer)
-                label = (label + second) / 2
+                label = (label + label_term(output.dist_logits)) / 2
             return LossTerms(total=label, label=label, distill=torch.zeros_like(label))
         student_BK = output.cls_logits if output.dist_logits is None else output.dist_logits
         if teacher_logits_BK is None:

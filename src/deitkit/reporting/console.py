@@ -162,6 +162,10 @@ class TrainingConsole:
         grid.add_row("training", length)
         grid.add_row("run folder", Text(plan.run_folder))
         self.console.print(grid)
+        if plan.teacher is not None:
+            from deitkit.reporting.teacher_table import print_teacher
+
+            print_teacher(self.console, plan.teacher, plan.class_names)
         if plan.start_step:
             self.console.print(f"going on from step {plan.start_step:,} of {plan.total_steps:,}")
         self._open("training", plan.total_steps)
@@ -188,6 +192,9 @@ class TrainingConsole:
             f"{'weights' if source == 'raw' else 'average'} {percent(scores['top1'])}"
             for source, scores in event.scores.items()
         ]
+        agreed = [s["agree_fused"] for s in event.scores.values() if "agree_fused" in s]
+        if agreed:
+            parts.append(f"as the teacher {percent(agreed[-1])}")
         mark = "  kept" if event.is_best else ""
         line = f"epoch {event.epoch:6.1f}  validation accuracy: {', '.join(parts)}{mark}"
         self.console.print(line)
@@ -202,3 +209,7 @@ class TrainingConsole:
             f"right (95 % interval {100 * low:.1f} to {100 * high:.1f}), {result['parameters']:,} "
             f"parameters, {duration(result['seconds'])} of training"
         )
+        if "teacher" in result and not event.already:
+            from deitkit.reporting.teacher_table import print_comparison
+
+            print_comparison(self.console, result["teacher"])

@@ -61,16 +61,12 @@ def print_comparison(console: Console, comparison: Values) -> None:
         _print_notes(console, [comparison["advice"]])
 
 
-def print_diagnostics(console: Console, diagnostics: Values) -> None:
-    """`evaluation.diagnostics.Diagnostics.to_dict()`: what distillation did."""
-    agreement = diagnostics["agreement"]
-    table = Table(title="agreement with the teacher")
-    for column in ("", "same decision", "95 % interval"):
-        table.add_column(column, justify="left" if not column else "right")
-    for head, share in agreement.items():
-        name = HEAD_NAMES[head] if len(agreement) > 1 else "the model"
-        table.add_row(name, _share(share), _bounds(share["interval"]))
-    console.print(table)
+def print_diagnostics(console: Console, diagnostics: Values, *, asked: Sequence[str] = ()) -> None:
+    """`evaluation.diagnostics.Diagnostics.to_dict()`: what distillation did, and who was asked."""
+    for said in asked:
+        console.print(_text(said))
+    if diagnostics["agreement"]:
+        _print_agreement(console, diagnostics["agreement"])
     if diagnostics["token_gain"] is not None:
         said = _difference(diagnostics["token_gain"])
         console.print(f"distillation head less class head: {said}")
@@ -83,6 +79,18 @@ def print_diagnostics(console: Console, diagnostics: Values) -> None:
     if diagnostics["gain"] is not None:
         console.print(f"gain over the other run: {_difference(diagnostics['gain'])}")
         _print_class_gains(console, diagnostics["class_gains"])
+
+
+def _print_agreement(console: Console, agreement: Values) -> None:
+    table = Table(title="agreement with the teacher")
+    for column in ("", "same decision", "95 % interval"):
+        table.add_column(column, justify="left" if not column else "right")
+    names = HEAD_NAMES | {"other": "the other run"}
+    if "cls" not in agreement:
+        names["fused"] = "the model"
+    for head, share in agreement.items():
+        table.add_row(names[head], _share(share), _bounds(share["interval"]))
+    console.print(table)
 
 
 def _print_class_shares(

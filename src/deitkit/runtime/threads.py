@@ -1,10 +1,20 @@
-"""Threads that wait quietly. Import this before torch."""
+"""Threads that wait quietly, memory that stays. Call both before torch computes."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 
 SPIN_COUNT = "1000"
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MMAP_THRESHOLD_BYTES, _TRIM_THRESHOLD_BYTES = 1 << 30, (1 << 31) - 1
+
+
+def calm_process() -> None:
+    """Both of what follows."""
+    calm_threads()
+    keep_memory()
 
 
 def calm_threads() -> None:
@@ -16,3 +26,19 @@ def calm_threads() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+
+def keep_memory() -> None:
+    """Let glibc keep what torch frees for its next tensor, unless the user chose.
+
+    By default each large tensor is asked of the kernel anew, page by page, and given back: a
+    convolutional teacher on a CPU spends most of its time so (docs/experiments.md). Other systems
+    are left as they are.
+    """
+    chosen = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD"
+    if sys.platform != "linux" or any(name in os.environ for name in chosen):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)

@@ -135,6 +135,11 @@ class TeacherCache:
         return cls(wanted, disk=disk, lock=lock, tell=tell)
 
     @property
+    def num_bytes(self) -> int:
+        """Of all records when every one is stored."""
+        return self.num_view_epochs * len(self._ids_N) * self.records.num_bytes
+
+    @property
     def folder(self) -> Path | None:
         """Where the records are; None in memory."""
         return None if self._disk is None else self._disk.folder

@@ -30,11 +30,11 @@ class ClassMatch:
     ambiguous: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Classes of the user that could be several of the teacher's, or share one with another."""
 
-    def explain(self) -> str:
-        """One sentence for people."""
+    def explain(self, who: str = "the teacher") -> str:
+        """One sentence for people; `who` has the other classes."""
         num = len(self.user_names)
         if self.teacher_names is None:
-            return "the teacher does not name its classes"
+            return f"{who} does not name its classes"
         if self.columns is not None and self.is_exact:
             kind = "in the same order" if self.columns == tuple(range(num)) else "by name"
             rest = len(self.teacher_names) - num
@@ -51,7 +51,7 @@ class ClassMatch:
             parts.append(f"it does not know {_shown(self.unknown)} ({len(self.unknown)} of {num})")
         for name, others in list(self.ambiguous.items())[:NUM_SHOWN]:
             parts.append(f"{name} could be {' or '.join(map(repr, others[:NUM_SHOWN]))}")
-        return "the teacher has other classes: " + "; ".join(parts)
+        return f"{who} has other classes: " + "; ".join(parts)
 
 
 def match_classes(teacher_names: Sequence[str] | None, user_names: Sequence[str]) -> ClassMatch:

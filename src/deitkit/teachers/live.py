@@ -14,7 +14,14 @@ from deitkit.teachers.classifier import Classifier
 from deitkit.teachers.digests import teacher_digest
 from deitkit.teachers.outputs import check_output, in_blocks
 
-BLOCK_SIZE = 64
+CPU_BLOCK_SIZE, DEVICE_BLOCK_SIZE = 16, 64
+"""Images a teacher is asked about at once. On a CPU the activations of more do not fit its caches:
+MobileNetV2 at 160 pixels answers three times faster in blocks of 16 than of 64."""
+
+
+def block_size_for(device: torch.device) -> int:
+    """The one block size in which a teacher on `device` is asked."""
+    return CPU_BLOCK_SIZE if device.type == "cpu" else DEVICE_BLOCK_SIZE
 
 
 class Teacher(Protocol):
@@ -51,20 +58,24 @@ class LiveTeacher:
         *,
         class_columns: Sequence[int] | None = None,
         autocast_dtype: torch.dtype | None = None,
-        block_size: int = BLOCK_SIZE,
+        block_size: int | None = None,
     ) -> None:
         """`class_columns[k]` is the teacher's index of the user's class k; None: its classes are
-        the user's, in their order."""
+        the user's, in their order. `block_size` left out is `block_size_for` the device."""
         if class_columns is None:
             class_columns = range(classifier.num_classes)
         device = classifier.device
+        block_size = block_size or block_size_for(device)
         self.classifier = classifier
         self.image_size = classifier.image_size
         self.num_classes = len(class_columns)
         self.digest = teacher_digest(
             "columns", {"teacher": classifier.digest, "columns": [int(c) for c in class_columns]}
         )
-        """Of all that decides its logits [B, K] of a view."""
+        """Of the network, its preprocessing and its classes."""
+        precision = {"autocast": str(autocast_dtype), "block": block_size}
+        self.answers_digest = teacher_digest("answers", {"teacher": self.digest, **precision})
+        """Of all that decides its logits [B, K] of a view, on one kind of device."""
         self.mean_C11 = torch.tensor(classifier.mean, device=device).view(-1, 1, 1)
         self.std_C11 = torch.tensor(classifier.std, device=device).view(-1, 1, 1)
         self.columns_K = torch.tensor(class_columns, device=device)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from deitkit.augmentation import ViewPolicy
 from deitkit.config import AUTO, RunConfig, settled
 from deitkit.data import Dataset, ImageSet
 from deitkit.data.preprocess import Preprocessing
-from deitkit.errors import ConfigError, ModelFileError
+from deitkit.errors import ConfigError
+from deitkit.evaluation.diagnostics import head_agreement, token_cosines
 from deitkit.evaluation.logits import collect_logits
 from deitkit.evaluation.metrics import summarise
 from deitkit.flow import Batch
@@ -33,19 +34,26 @@ from deitkit.optim import (
 )
 from deitkit.runtime.device import precision_for
 from deitkit.runtime.world import World
-from deitkit.teachers import Classifier, LiveTeacher, NoTeacher, Teacher
-from deitkit.teachers.class_match import match_classes
+from deitkit.teachers import LiveTeacher, NoTeacher
 from deitkit.training.loader import PREFETCHED_STEPS, TrainSteps, load_steps
 from deitkit.training.parts import TrainParts, mean_levels
 from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
 from deitkit.training.start import SCRATCH, open_start
 from deitkit.training.state import TrainState
 from deitkit.training.step import train_step
-from deitkit.training.teacher_source import open_teacher
+from deitkit.training.teaching import BlankTeacher, LiveTeaching, Teaching, open_stored_teaching
 
+NUM_TOKEN_IMAGES = 64
 NUM_WARM_STEPS = 2
 NUM_TIMED_STEPS = 8
 NUM_TIMED_IMAGES = 128
+
+
+class TeacherSaid(NamedTuple):
+    """The teacher's logits of clean validation images, in the order of the user's classes."""
+
+    indices: np.ndarray
+    logits_NK: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +70,30 @@ class Assembly:
     start: WeightReport | None
     """What became of every key of the weights it begins with; None from scratch."""
 
+    said: TeacherSaid | None = None
+    notes: tuple[str, ...] = ()
+    """What was found when the teacher's cache was opened."""
+
     def batches(self, first: int, last: int) -> Generator[Batch]:
-        workers = settled(self.config.run.workers)
-        return load_steps(self.steps, first, last, workers=workers)
+        """Steps `first` to `last` - 1, not rendered for a teacher whose answers are there."""
+        teaching = self.parts.teacher
+        steps = self.steps.with_answers(
+            teaching.answered_epochs(), from_step=first if teaching.keeps_answers() else None
+        )
+        return load_steps(steps, first, last, workers=settled(self.config.run.workers))
 
     def validate(self, model: ImageModel, stop: Callable[[], bool]) -> dict[str, float] | None:
         """Scores on the validation images, each counted once whatever the number of ranks."""
-        return score(model, self.dataset.val, self.spec, self.world, stop)
+        fusion = self.config.distill.fusion
+        return score(
+            model,
+            self.dataset.val,
+            self.spec,
+            self.world,
+            stop,
+            fusion="mean" if fusion == "fitted" else fusion,
+            said=self.said,
+        )
 
     def save_best(self, run_folder: Path, provenance: dict[str, Any]) -> Callable[..., None]:
         """A function that writes a model and its scores to `best/`."""
@@ -78,7 +103,7 @@ class Assembly:
                 model_config=self.state.model.config,
                 class_names=self.dataset.class_names,
                 preprocessing=self.spec,
-                fusion="mean",
+                fusion="softmax" if self.config.distill.fusion == "softmax" else "mean",
                 temperature=1.0,
                 provenance={**provenance, "validation": scores},
                 state_dict={k: v.detach().cpu() for k, v in model.state_dict().items()},
@@ -88,14 +113,23 @@ class Assembly:
         return save
 
 
-def assemble(config: RunConfig, dataset: Dataset, *, world: World, starts: bool = True) -> Assembly:
-    """Build model, teacher, optimizer and loader of a resolved config.
+def assemble(
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    world: World,
+    teacher: LiveTeacher | BlankTeacher | None = None,
+    said: TeacherSaid | None = None,
+    starts: bool = True,
+) -> Assembly:
+    """Build model, optimizer and loader of a resolved config, and open the teacher's cache.
 
     Without `starts` the trained start is not read: a checkpoint will replace the weights.
 
     Raises:
         ConfigError: the model's arguments do not fit, or a batch is too small for the ranks.
-        DataError, ModelFileError: the teacher or the start do not fit the data.
+        DataError, ModelFileError: the start does not fit the data.
+        ResourceError: the teacher's cache does not fit on the disk.
     """
     total_steps = config.schedule.steps if isinstance(config.schedule.steps, int) else 1
     num_classes = len(dataset.class_names)
@@ -113,19 +147,24 @@ def assemble(config: RunConfig, dataset: Dataset, *, world: World, starts: bool 
     if config.model.grad_checkpointing:
         _checkpoint_gradients(model, config.model.name)
     model = model.to(device)
-    teacher = build_teacher(config, dataset, device)
+    asked = teacher or NoTeacher()
     optim = config.optim
     batch_size = settled(optim.batch_size)
+    images = dataset.train
+    if dataset.unlabelled is not None:
+        images = dataset.train.joined(dataset.unlabelled)
+    num_view_epochs = 0 if config.distill.view_epochs == AUTO else config.distill.view_epochs
     steps = TrainSteps(
-        dataset.train,
+        images,
         policy=_view_policy(config),
         view_seed=config.run.view_seed or 0,
         batch_size=batch_size,
         image_size=as_pair(settled(config.data.image_size)),
-        teacher_size=teacher.image_size,
+        teacher_size=asked.image_size,
         rank=world.rank,
         world_size=world.world_size,
         repeats=config.views.repeats,
+        num_view_epochs=num_view_epochs or None,
         op_fill=mean_levels(settled(config.data.mean)),
         on_device=device.type == "cuda",
     )
@@ -133,7 +172,7 @@ def assemble(config: RunConfig, dataset: Dataset, *, world: World, starts: bool 
         raise ConfigError(
             "RANKS",
             f"ranks={world.world_size}",
-            f"a step of {min(batch_size, len(dataset.train))} images has fewer pairs than ranks",
+            f"a step of {min(batch_size, len(images))} images has fewer pairs than ranks",
             "use fewer ranks or a larger batch_size",
         )
     peak = scaled_lr(settled(optim.lr), batch_size=batch_size)
@@ -158,16 +197,39 @@ def assemble(config: RunConfig, dataset: Dataset, *, world: World, starts: bool 
             momentum=settled(optim.momentum),
         ),
     )
+    teaching: Teaching = LiveTeaching(asked)
+    notes: list[str] = []
+    distill = config.distill
+    if isinstance(teacher, LiveTeacher) and distill.teacher_cache in ("memory", "disk"):
+        teaching = open_stored_teaching(
+            teacher,
+            steps,
+            world=world,
+            mode=distill.teacher_cache,
+            folder=distill.cache_folder,
+            num_view_epochs=num_view_epochs,
+            dtype=distill.cache_dtype,
+            top_k=distill.cache_top_k,
+            erasing_fill=config.views.erasing_fill,
+            mean=settled(config.data.mean),
+            std=settled(config.data.std),
+            decoding={
+                "channels": config.data.channels,
+                "background": list(config.data.background),
+            },
+            tell=notes.append,
+        )
     parts = TrainParts(
         world=world,
         device=device,
         autocast_dtype=precision_for(device),
         student=world.wrap(model),
-        teacher=teacher,
+        teacher=teaching,
+        render=steps.rendered,
         loss=DistillationLoss(
             kind=config.distill.kind,
             weight=settled(config.distill.weight),
-            temperature=config.distill.temperature,
+            temperature=settled(config.distill.temperature),
             reduction=config.distill.reduction,
             label_loss=optim.label_loss,
         ),
@@ -193,6 +255,8 @@ def assemble(config: RunConfig, dataset: Dataset, *, world: World, starts: bool 
         steps=steps,
         world=world,
         start=start,
+        said=said,
+        notes=tuple(notes),
     )
 
 
@@ -202,8 +266,16 @@ def score(
     spec: Preprocessing,
     world: World,
     stop: Callable[[], bool],
+    *,
+    fusion: str = "mean",
+    said: TeacherSaid | None = None,
 ) -> dict[str, float] | None:
-    """top1, nll, calibration error of the fused heads and num_images; None when asked to stop."""
+    """top1, nll, calibration error of the fused heads and num_images; None when asked to stop.
+
+    Where it is known what the teacher `said` of them, also how often each head agrees with it, as
+    agree_fused, agree_cls, agree_dist, and how alike the two tokens are, as token_cos_in and
+    token_cos_out (Touvron et al. 2021, arXiv:2012.12877, section 5.2).
+    """
     logits = collect_logits(
         model,
         images,
@@ -216,13 +288,24 @@ def score(
     if logits is None:
         return None
     logits = logits.gathered(world.gather_rows)
-    metrics = summarise(logits.fused("mean"), images.labels[logits.indices], images.class_names)
-    return {
+    metrics = summarise(logits.fused(fusion), images.labels[logits.indices], images.class_names)
+    scores = {
         "top1": metrics.top1,
         "nll": metrics.nll,
         "ece": metrics.ece,
         "num_images": metrics.num_images,
     }
+    if said is None:
+        return scores
+    asked = logits.at(said.indices)
+    agreement = head_agreement(said.logits_NK, asked, fusion=fusion)
+    scores |= {f"agree_{head}": share.value or 0.0 for head, share in agreement.items()}
+    tokens = token_cosines(
+        model, images, spec, device=world.device, max_images=NUM_TOKEN_IMAGES, stop=stop
+    )
+    if tokens is not None:
+        scores |= {"token_cos_in": tokens.input, "token_cos_out": tokens.output}
+    return scores
 
 
 def measure(
@@ -255,43 +338,6 @@ def measure(
     share = len(assembly.dataset.val) / len(few)
     evaluation_s = (time.monotonic() - start) * share * num_models
     return world.max(step_s), world.max(evaluation_s)
-
-
-def build_teacher(config: RunConfig, dataset: Dataset, device: torch.device) -> Teacher:
-    """The teacher named in the config, its classes matched by name.
-
-    Raises:
-        ModelFileError: CLASS_MISMATCH or CHANNELS, with both sides named.
-    """
-    path = config.distill.teacher
-    if path is None or config.distill.kind == "none":
-        return NoTeacher()
-    classifier = open_teacher(path, device=device)
-    if not isinstance(classifier, Classifier):
-        raise ConfigError(
-            "NO_TEACHER",
-            path,
-            "a teacher is trained before the parts of a run are built",
-            "give its folder",
-        )
-    match = match_classes(classifier.class_names, dataset.class_names)
-    if match.columns is None:
-        raise ModelFileError(
-            "CLASS_MISMATCH",
-            path,
-            match.explain(),
-            "train a teacher on this data first: `deitkit train data=... model=small_cnn`",
-        )
-    if classifier.channels != config.data.channels:
-        raise ModelFileError(
-            "CHANNELS",
-            path,
-            f"the teacher reads {classifier.channels} channels, the student {config.data.channels}",
-            f"use data.channels={classifier.channels}",
-        )
-    return LiveTeacher(
-        classifier, class_columns=match.columns, autocast_dtype=precision_for(device)
-    )
 
 
 def _checkpoint_gradients(model: ImageModel, name: str) -> None:

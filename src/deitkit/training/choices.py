@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from deitkit.training.choice import Choice
+from deitkit.training.teacher_choices import MIN_VIEW_EPOCHS, view_share
 
 SMALL_SIDE = 64
 """Images up to this many pixels a side keep their size."""
 MAX_AUTO_EPOCHS = 300
 MAX_BUDGET_EPOCHS = 1000
 DEFAULT_BUDGET_S = 30 * 60.0
+AUTO_REGNET_IMAGES = 5_000
+"""Photographs from which on teacher=auto is a RegNetY."""
 MEMORY_SHARE = 0.5
 """Of the free memory, what the activations of one step may take."""
 FLOATS_PER_TOKEN_AND_WIDTH = 20
@@ -29,13 +34,6 @@ CPU_MACS_PER_SECOND_AND_CORE = 12e9
 """Multiply-adds a second of training small transformers; only the choice of a size reads it."""
 
 WIDTH_DEPTH = {"nano": (64, 4), "micro": (128, 6), "tiny": (192, 12), "small": (384, 12)}
-
-
-class Choice(NamedTuple):
-    """A value and the sentence that defends it."""
-
-    value: Any
-    reason: str
 
 
 def choose_image_size(median_side: int, largest_side: int, *, device_type: str) -> Choice:
@@ -92,6 +90,13 @@ def choose_model(
         "(timm and transformers have no such network to export to); "
         f"patches of {patch} make {num_tokens} tokens{token}",
     )
+
+
+def choose_auto_teacher(side: int, *, num_images: int, device_type: str) -> Choice:
+    """The convolutional network that teacher=auto trains, for images of `side` pixels."""
+    if side <= SMALL_SIDE or device_type == "cpu" or num_images < AUTO_REGNET_IMAGES:
+        return Choice("small_cnn", "small images, few of them, or no accelerator")
+    return Choice("regnety_004", "photographs enough for a RegNetY")
 
 
 def choose_start_size(
@@ -257,14 +262,40 @@ def choose_workers(*, in_memory: bool, is_small: bool, num_cores: int) -> Choice
 
 
 def choose_steps(
-    *, seconds: float, step_s: float, evaluation_s: float, steps_per_epoch: int, max_epochs: int
+    *,
+    seconds: float,
+    step_s: float,
+    evaluation_s: float,
+    steps_per_epoch: int,
+    max_epochs: int,
+    teacher_step_s: float = 0.0,
+    view_epochs: int | None = None,
 ) -> tuple[Choice, Choice]:
-    """Steps that fill `seconds`, and the interval of the evaluations, which take a tenth of it."""
+    """Steps that fill `seconds`, and the interval of the evaluations, which take a tenth of it.
+
+    `teacher_step_s` are added to the steps of the first `view_epochs` epochs; 0 is all of them,
+    and with None they are chosen as `choose_view_epochs` does.
+    """
     num_evaluations = max(2, min(20, int(0.1 * seconds / max(evaluation_s, 1e-6))))
     seconds = max(seconds, 0.0)
-    steps = int((seconds - num_evaluations * evaluation_s) / step_s)
     limit = max_epochs * steps_per_epoch
-    reason = f"a step takes {step_s * 1000:.0f} ms here, {seconds:.0f} s are left for training"
+    left = max(0.0, seconds - num_evaluations * evaluation_s)
+    share = view_share(step_s=step_s, teacher_step_s=teacher_step_s) if view_epochs is None else 1.0
+    if view_epochs is None:
+        fewest_s = MIN_VIEW_EPOCHS * steps_per_epoch * teacher_step_s
+        steps = int(left / (step_s + share * teacher_step_s))
+        if share * steps < MIN_VIEW_EPOCHS * steps_per_epoch:
+            few = int(left / (step_s + teacher_step_s))
+            steps = max(few, int((left - fewest_s) / step_s))
+    else:
+        asked = view_epochs * steps_per_epoch or limit
+        steps = int(left / (step_s + teacher_step_s))
+        if steps > asked:
+            steps = int((left - asked * teacher_step_s) / step_s)
+    said = f" and {teacher_step_s * 1000:.0f} ms of the teacher" if teacher_step_s else ""
+    reason = (
+        f"a step takes {step_s * 1000:.0f} ms{said} here, {seconds:.0f} s are left for training"
+    )
     if steps > limit:
         steps, reason = limit, f"{max_epochs} epochs; time would allow {steps / limit:.1f} times it"
     steps = max(steps, 1)

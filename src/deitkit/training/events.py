@@ -29,6 +29,9 @@ class Planned:
     """Expected seconds of training; None for a run that goes on."""
     time_decides: bool
     """Neither epochs nor budget were asked for, so a budget would give it more."""
+    teacher: Mapping[str, Any] | None = None
+    """What is known of the teacher before the first step; None without one, or going on."""
+    class_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

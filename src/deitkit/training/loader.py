@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import copy
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from deitkit.augmentation import ViewPolicy, Views, draw_views, epoch_order, render
+from deitkit.augmentation import (
+    ViewPolicy,
+    Views,
+    draw_views,
+    epoch_order,
+    pair_alike,
+    render,
+    shuffle_pairs,
+)
+from deitkit.augmentation.view_words import record_ids
 from deitkit.data import ImageSet
 from deitkit.errors import DeitkitError, WorkerError
 from deitkit.flow import Batch
@@ -35,6 +45,10 @@ class TrainSteps(Dataset):
     Deviation: the authors' sampler spreads the copies of an image over the ranks and drops what
     does not fill 256 positions; here copies stand apart in the step, so that none is mixed with
     another, also in one process.
+
+    With `num_view_epochs` V, epoch e shows the views of epoch e % V again, with the same mix
+    partners, in another order: what a teacher said of them is then known. Images without a label
+    (-1) are mixed with each other; only where both kinds are odd one pair is of both.
     """
 
     def __init__(
@@ -49,13 +63,18 @@ class TrainSteps(Dataset):
         rank: int,
         world_size: int,
         repeats: int = 1,
+        num_view_epochs: int | None = None,
         op_fill: int | Sequence[int] = 0,
         on_device: bool = False,
     ) -> None:
         """`op_fill` are levels for what operations uncover. `on_device` leaves rendering to the
         training step where the sources are in memory and of one size."""
+        assert num_view_epochs is None or num_view_epochs % repeats == 0
         self.images = images
         self.sample_ids_N = images.sample_ids
+        self.record_ids_N = record_ids(images.sample_ids)
+        self.is_labelled_N = images.labels >= 0
+        self.num_view_epochs = num_view_epochs
         self.policy = policy
         self.view_seed = view_seed
         self.image_size = image_size
@@ -69,6 +88,7 @@ class TrainSteps(Dataset):
         self.num_pairs = -(-fewest // 2)
         """Pairs of different images in the shortest epoch."""
         self.steps_per_epoch = min(-(-len(images) // batch_size), self.num_pairs)
+        self._answered: tuple[Collection[int], int | None] = ((), None)
         self._order = lru_cache(maxsize=2)(self._epoch_order)
 
     def __getstate__(self) -> dict[str, object]:
@@ -78,11 +98,42 @@ class TrainSteps(Dataset):
         self.__dict__.update(state)
         self._order = lru_cache(maxsize=2)(self._epoch_order)
 
+    def view_epoch(self, epoch: int) -> int:
+        """The epoch whose views this one shows."""
+        return epoch if self.num_view_epochs is None else epoch % self.num_view_epochs
+
+    def with_answers(self, view_epochs: Collection[int], *, from_step: int | None) -> TrainSteps:
+        """The same steps, not rendered for a teacher whose answers are stored: in these view
+        epochs, and where a view is shown that was shown since `from_step`."""
+        other = copy.copy(self)
+        other._answered = (frozenset(view_epochs), from_step)
+        return other
+
+    def _is_answered(self, step: int) -> bool:
+        view_epochs, from_step = self._answered
+        if self.view_epoch(step // self.steps_per_epoch) in view_epochs:
+            return True
+        if from_step is None or self.num_view_epochs is None:
+            return False
+        # The order differs from the first time: only a whole earlier epoch has shown all.
+        first_whole = -(-from_step // self.steps_per_epoch)
+        return step // self.steps_per_epoch - self.num_view_epochs >= first_whole
+
     def _epoch_order(self, epoch: int) -> np.ndarray:
-        return epoch_order(self.view_seed, epoch, self.sample_ids_N)
+        """Images of one epoch: all, or the next of `repeats` parts, pairs beside each other."""
+        view_epoch = self.view_epoch(epoch)
+        part = self._part(view_epoch)
+        order = epoch_order(self.view_seed, view_epoch // self.repeats, self.sample_ids_N)
+        chosen = order[part.start : part.stop]
+        is_labelled = self.is_labelled_N[chosen]
+        if not is_labelled.all():
+            chosen = pair_alike(chosen, is_labelled)
+        if view_epoch != epoch or not is_labelled.all():
+            chosen = shuffle_pairs(chosen, view_seed=self.view_seed, epoch=epoch)
+        return chosen
 
     def _part(self, epoch: int) -> range:
-        """What of the order an epoch takes: all of it, or the next of `repeats` parts."""
+        """Places in the order of all images that an epoch takes."""
         num, part = len(self.images), epoch % self.repeats
         return range(part * num // self.repeats, (part + 1) * num // self.repeats)
 
@@ -93,11 +144,11 @@ class TrainSteps(Dataset):
         the batch; the copies of an odd last one stand at the end.
         """
         epoch, place = divmod(step, self.steps_per_epoch)
-        part = self._part(epoch)
-        num_pairs = -(-len(part) // 2)
+        order = self._order(epoch)
+        num_pairs = -(-len(order) // 2)
         first = 2 * (place * num_pairs // self.steps_per_epoch)
         last = 2 * ((place + 1) * num_pairs // self.steps_per_epoch)
-        chosen = self._order(epoch // self.repeats)[part.start : part.stop][first:last]
+        chosen = order[first:last]
         paired, odd = np.split(chosen, [len(chosen) // 2 * 2])
         copies = np.arange(self.repeats)
         return (
@@ -122,10 +173,11 @@ class TrainSteps(Dataset):
         members, repeats = self.members(step)
         mine = self.share(len(members))
         indices_B = members[mine]
+        view_epoch = self.view_epoch(epoch)
         views = draw_views(
             self.policy,
             view_seed=self.view_seed,
-            epoch=epoch,
+            epoch=view_epoch,
             repeat_B=repeats[mine],
             sample_ids_B=self.sample_ids_N[indices_B],
             sizes_B2=self.images.sizes[indices_B],
@@ -135,32 +187,40 @@ class TrainSteps(Dataset):
         if self.on_device and self.images.pixels is not None:
             sources = torch.from_numpy(self.images.pixels[indices_B])
         else:
-            rendered, rendered_for_teacher = self._rendered(indices_B, views)
+            rendered = self.rendered(indices_B, views, self.image_size)
+            if self.teacher_size is not None and not self._is_answered(step):
+                rendered_for_teacher = self.rendered(indices_B, views, self.teacher_size)
         return Batch(
             images_BCHW=rendered,
             teacher_images_BCHW=rendered_for_teacher,
             sources_BHWC=sources,
             labels_B=torch.from_numpy(self.images.labels[indices_B]),
+            indices_B=indices_B,
+            record_ids_B=self.record_ids_N[indices_B],
             views=views,
             epoch=epoch,
+            view_epoch=view_epoch,
             first=mine.start,
             global_size=len(members),
+            num_labelled=int(labels_that_count(self.is_labelled_N[members]).sum()),
         )
 
-    def _rendered(self, indices_B: np.ndarray, views: Views) -> tuple[Tensor, Tensor | None]:
-        """The views at the student's size, and at the teacher's where that is another."""
+    def rendered(self, indices_B: np.ndarray, views: Views, size: tuple[int, int]) -> Tensor:
+        """The views as uint8 [B, C, H, W] at a size."""
         if self.images.pixels is not None:
             sources = self.images.pixels[indices_B]
         else:
             sources = [self.images.image(int(i)) for i in indices_B]
-        images, teacher_images = (
-            None
-            if size is None
-            else torch.from_numpy(render(sources, views, size, op_fill=self.op_fill))
-            for size in (self.image_size, self.teacher_size)
-        )
-        assert images is not None
-        return images, teacher_images
+        return torch.from_numpy(render(sources, views, size, op_fill=self.op_fill))
+
+
+def labels_that_count(is_labelled_B: np.ndarray) -> np.ndarray:
+    """bool [B]: labelled images whose mix partner is labelled too."""
+    counts_B = is_labelled_B.copy()
+    whole = len(counts_B) // 2 * 2
+    both_P = is_labelled_B[:whole].reshape(-1, 2).all(axis=1)
+    counts_B[:whole] = np.repeat(both_P, 2)
+    return counts_B
 
 
 class _Carried(Dataset):

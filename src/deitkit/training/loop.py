@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from deitkit.artifacts.checkpoint import rotate, save_checkpoint
-from deitkit.errors import DivergedError, ModelFileError, ResourceError, StoppedError
+from deitkit.errors import (
+    CheckpointError,
+    DivergedError,
+    ModelFileError,
+    ResourceError,
+    StoppedError,
+)
 from deitkit.flow import Batch
 from deitkit.models import ImageModel
 from deitkit.training.events import Evaluated, Event, Finished, Saved, StepDone, Warned
@@ -53,6 +60,7 @@ class Fit:
 
         Raises:
             StoppedError: a signal came; the checkpoint is saved.
+            CheckpointError: CACHE_GONE, the teacher's cache was removed; the checkpoint is saved.
             DivergedError: several steps in a row without a finite gradient.
             ResourceError: checkpoints could not be written, several times in a row.
         """
@@ -82,8 +90,14 @@ class Fit:
                 if self.state.step >= self.total_steps:
                     break
                 batch = next(batches)
-                with self.parts.world.lost_ranks_told():
-                    done = train_step(self.state, batch, self.parts)
+                try:
+                    with self.parts.world.lost_ranks_told():
+                        done = train_step(self.state, batch, self.parts)
+                except CheckpointError as error:
+                    # CACHE_GONE, before the step changed anything.
+                    if self._progress() != saved:
+                        yield self._save(clock)
+                    raise error
                 yield done
                 self._check_finite(done)
         except GeneratorExit:
@@ -173,6 +187,9 @@ class Fit:
     def _save(self, clock: _Clock) -> Saved:
         path = self.folder / f"step-{self.state.step:08d}"
         self.state.seconds = clock.seconds()
+        with contextlib.suppress(CheckpointError):
+            # Of a cache that was removed the next step tells.
+            self.parts.teacher.flush()
         if self.parts.world.is_main:
             tensors, numbers = self.state.pack()
             path = save_checkpoint(

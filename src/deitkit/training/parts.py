@@ -5,23 +5,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deitkit.augmentation.device_render import render_on_device
 from deitkit.augmentation.erasing import erase_images
 from deitkit.augmentation.mixing import mix_images, mix_targets
+from deitkit.augmentation.views import Views
 from deitkit.flow import Batch
 from deitkit.losses import DistillationLoss
 from deitkit.losses.targets import label_targets
 from deitkit.models.noise import ModelNoise
 from deitkit.optim import Schedule
 from deitkit.runtime.world import World
-from deitkit.teachers import Teacher
+from deitkit.training.loader import labels_that_count
+from deitkit.training.teaching import Teaching
 
 
 def _part(images_B: Tensor | None, start: int, stop: int) -> Tensor | None:
@@ -42,7 +45,9 @@ class TrainParts:
     autocast_dtype: torch.dtype | None
     student: nn.Module
     """The model of the state, wrapped so that its gradients are averaged over the ranks."""
-    teacher: Teacher
+    teacher: Teaching
+    render: Callable[[np.ndarray, Views, tuple[int, int]], Tensor]
+    """Images at `indices_B` as views, for a teacher whose stored answer turns out to be missing."""
     loss: DistillationLoss
     schedule: Schedule
     num_classes: int
@@ -68,26 +73,49 @@ class TrainParts:
                 teacher_images_BCHW=_part(batch.teacher_images_BCHW, start, stop),
                 sources_BHWC=_part(batch.sources_BHWC, start, stop),
                 labels_B=batch.labels_B[start:stop],
+                indices_B=batch.indices_B[start:stop],
+                record_ids_B=batch.record_ids_B[start:stop],
                 views=batch.views[start:stop],
                 first=batch.first + start,
             )
             yield share, stop == len(batch)
 
-    def mix(self, share: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Mixed images for the student and for the teacher, 0 to 1, and mixed soft targets."""
+    def mix(self, share: Batch) -> tuple[Tensor, Tensor]:
+        """Mixed images for the student, 0 to 1, and mixed soft targets."""
         images_BCHW = self._mixed(share.images_BCHW, share, self.image_size)
-        teacher_images_BCHW = images_BCHW
-        if self.teacher.image_size not in (None, self.image_size):
-            size = self.teacher.image_size
-            teacher_images_BCHW = self._mixed(share.teacher_images_BCHW, share, size)
         targets_BK = label_targets(
-            share.labels_B.to(self.device),
+            share.labels_B.clamp(min=0).to(self.device),
             self.num_classes,
             smoothing=self.label_smoothing,
             label_loss=self.label_loss,
             mix=lambda targets: mix_targets(targets, share.views, size=self.image_size),
         )
-        return images_BCHW, teacher_images_BCHW, targets_BK
+        return images_BCHW, targets_BK
+
+    def ask_teacher(self, share: Batch, images_BCHW: Tensor) -> Tensor | None:
+        """The teacher's logits [B, K] of the mixed views, whose student images these are."""
+        return self.teacher(share, lambda: self.teacher_images(share, images_BCHW))
+
+    def teacher_images(self, share: Batch, images_BCHW: Tensor) -> Tensor:
+        """The mixed views at the teacher's own size, 0 to 1."""
+        size = self.teacher.image_size
+        if size is None or size == self.image_size:
+            return images_BCHW
+        rendered_BCHW = share.teacher_images_BCHW
+        if rendered_BCHW is None and share.sources_BHWC is None:
+            rendered_BCHW = self.render(share.indices_B, share.views, size)
+        return self._mixed(rendered_BCHW, share, size)
+
+    def labelled_rows(self, share: Batch) -> Tensor | None:
+        """Rows whose label counts, on the device; None where all do."""
+        if share.num_labelled == share.global_size:
+            return None
+        counts_B = labels_that_count((share.labels_B >= 0).numpy())
+        return torch.from_numpy(np.flatnonzero(counts_B)).to(self.device, non_blocking=True)
+
+    def label_normalizer(self, batch: Batch) -> float:
+        """As `normalizer`, over the images whose label counts."""
+        return max(1, batch.num_labelled) / self.world.world_size
 
     def _mixed(self, images_BCHW: Tensor | None, share: Batch, size: tuple[int, int]) -> Tensor:
         if images_BCHW is None:

@@ -6,7 +6,6 @@ In two strokes: what the data decides, and, after a few timed steps, what the cl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,32 +16,16 @@ from deitkit.data.preprocess import Preprocessing, pixels
 from deitkit.errors import ConfigError
 from deitkit.models import family_of, name_facts, named_like
 from deitkit.training import choices
-from deitkit.training.choices import Choice
+from deitkit.training.choice import Choice
+from deitkit.training.resolution import Resolution
+from deitkit.training.resolve_teacher import (
+    asked_view_epochs,
+    settle_distillation,
+    settle_view_epochs,
+)
 from deitkit.training.start import PUBLIC_MEAN, PUBLIC_STD, SCRATCH, Start
 
 NUM_STATISTICS_IMAGES = 2000
-
-
-@dataclass
-class Resolution:
-    """A config on its way from "auto" to fixed."""
-
-    config: RunConfig
-    reasons: dict[str, str] = field(default_factory=dict)
-
-    def settle(self, name: str, choice: Choice) -> None:
-        """Replace "auto" (or an empty seed) by the choice; what the user set stays."""
-        if flatten(self.config)[name] in (AUTO, None):
-            self.config = with_values(self.config, {name: choice.value})
-            self.reasons[name] = choice.reason
-
-    def settle_ranks(self, world_size: int) -> None:
-        """The number of processes that are there, whatever was hoped for."""
-        self.config = with_values(self.config, {"run.ranks": world_size})
-        self.reasons["run.ranks"] = "the processes of this command; ranks=N or torchrun uses more"
-
-    def get(self, name: str) -> Any:
-        return flatten(self.config)[name]
 
 
 def budget_s(config: RunConfig) -> float:
@@ -104,7 +87,7 @@ def resolve_from_data(
     if start is not None:
         _settle_fine_tuning(r)
     _settle_optimisation(r, len(dataset.train), device_type=device_type, free_bytes=free_bytes)
-    _settle_distillation(r, has_teacher=has_teacher)
+    settle_distillation(r, has_teacher=has_teacher, num_classes=len(dataset.class_names))
     in_memory = dataset.train.pixels is not None
     r.settle(
         "run.workers",
@@ -120,8 +103,13 @@ def resolve_from_clock(
     evaluation_s: float,
     steps_per_epoch: int,
     seconds_left: float,
+    teacher_step_s: float = 0.0,
 ) -> None:
-    """Settle the number of steps, and what depends on it."""
+    """Settle the number of steps, and what depends on it.
+
+    `step_s` and `evaluation_s` are without the teacher, which adds `teacher_step_s` to each step
+    whose views it has not seen.
+    """
     config = r.config
     is_auto = config.schedule.budget == AUTO
     max_epochs = choices.MAX_AUTO_EPOCHS if is_auto else choices.MAX_BUDGET_EPOCHS
@@ -139,6 +127,8 @@ def resolve_from_clock(
         evaluation_s=evaluation_s,
         steps_per_epoch=steps_per_epoch,
         max_epochs=max_epochs,
+        teacher_step_s=teacher_step_s,
+        view_epochs=asked_view_epochs(config),
     )
     r.settle("schedule.steps", steps)
     r.settle("schedule.eval_interval", interval)
@@ -148,6 +138,7 @@ def resolve_from_clock(
     r.settle("schedule.checkpoint_interval", Choice(interval, "about a minute of work"))
 
     num_epochs = total / steps_per_epoch
+    settle_view_epochs(r, num_epochs, step_s=step_s, teacher_step_s=teacher_step_s)
     is_small = config.data.crop_ratio == 1.0 and max(as_pair(config.data.image_size)) <= (
         choices.SMALL_SIDE
     )
@@ -383,17 +374,3 @@ def _settle_optimisation(
     decay, momentum, _ = choices.OPTIMIZER_HABITS[r.config.optim.name]
     r.settle("optim.weight_decay", Choice(decay, f"usual with {r.config.optim.name}"))
     r.settle("optim.momentum", Choice(momentum, f"usual with {r.config.optim.name}"))
-
-
-def _settle_distillation(r: Resolution, *, has_teacher: bool) -> None:
-    if not has_teacher:
-        r.settle("distill.kind", Choice("none", "no teacher"))
-        if r.get("distill.kind") != "none":
-            raise ConfigError(
-                "NO_TEACHER",
-                f"distill.kind={r.get('distill.kind')}",
-                "there is no teacher to learn from",
-                "add teacher=runs/teacher or leave distill.kind out",
-            )
-    r.settle("distill.kind", Choice("soft", "the teacher's doubts help most on small data"))
-    r.settle("distill.weight", Choice(0.5, "labels and teacher count the same"))

@@ -19,12 +19,17 @@ def train_step(state: TrainState, batch: Batch, parts: TrainParts) -> StepDone:
     state.model.train()
     losses = LossTerms(*torch.zeros(3, device=parts.device))
     for share, exchanges_gradients in parts.micro_batches(batch):
-        images_BCHW, teacher_images_BCHW, targets_BK = parts.mix(share)
-        teacher_logits_BK = parts.teacher(teacher_images_BCHW)
+        images_BCHW, targets_BK = parts.mix(share)
+        teacher_logits_BK = parts.ask_teacher(share, images_BCHW)
         with parts.autocast(), parts.exchange(exchanges_gradients):
             output = parts.student(parts.normalise(images_BCHW), parts.noise(state.step, share))
             terms = parts.loss(
-                output, targets_BK, teacher_logits_BK, normalizer=parts.normalizer(batch)
+                output,
+                targets_BK,
+                teacher_logits_BK,
+                normalizer=parts.normalizer(batch),
+                labelled_rows=parts.labelled_rows(share),
+                label_normalizer=parts.label_normalizer(batch),
             )
             terms.total.backward()
         losses = LossTerms(*(a + b.detach() for a, b in zip(losses, terms, strict=True)))

@@ -12,7 +12,7 @@ import torch
 from deitkit.data import ImageSet
 from deitkit.evaluation.logits import prepare_batch
 from deitkit.teachers.classifier import Classifier
-from deitkit.teachers.live import BLOCK_SIZE
+from deitkit.teachers.live import block_size_for
 from deitkit.teachers.outputs import in_blocks
 from deitkit.training.teacher_source import evaluation_preprocessing_of
 
@@ -25,7 +25,7 @@ def ask_on_clean(
     features: bool = False,
     indices: np.ndarray | None = None,
     autocast_dtype: torch.dtype | None = None,
-    block_size: int = BLOCK_SIZE,
+    block_size: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> np.ndarray | None:
@@ -37,6 +37,7 @@ def ask_on_clean(
     classifier.check_frozen()
     ask = classifier.embed if features else classifier.call
     spec = evaluation_preprocessing_of(classifier)
+    block_size = block_size or block_size_for(classifier.device)
     chosen = np.arange(len(images)) if indices is None else indices
     rows: list[np.ndarray] = []
     for start in range(0, len(chosen), block_size):

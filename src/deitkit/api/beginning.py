@@ -1,0 +1,145 @@
+"""From a request to everything a run is made of: images, teacher, choices, parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deitkit.api.freeze import (
+    Progress,
+    TeacherTimes,
+    check_same_data,
+    freeze,
+    scan,
+    write_config,
+)
+from deitkit.api.request import CHECKPOINT_FOLDER, TEACHER_FACTS_FILE, Request
+from deitkit.api.teaching import find_teacher, teacher_label, train_auto_teacher
+from deitkit.config import settled
+from deitkit.data import Dataset
+from deitkit.errors import StoppedError
+from deitkit.runtime.durable import write_json
+from deitkit.runtime.signals import StopRequest
+from deitkit.training.events import Event
+
+if TYPE_CHECKING:
+    from deitkit.runtime.world import World
+    from deitkit.teachers import LiveTeacher
+    from deitkit.training.assemble import Assembly
+    from deitkit.training.teacher_ready import ReadyTeacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A run before its first step, or before the next one."""
+
+    dataset: Dataset
+    assembly: Assembly
+    ready: ReadyTeacher | None
+    facts: dict[str, Any] | None
+    """What is known of the teacher, `TeacherFacts.to_dict()`; None for a run that goes on."""
+
+
+def begin(
+    request: Request,
+    world: World,
+    started: float,
+    stop: StopRequest,
+    progress: Progress,
+    train_teacher: Callable[[Request, Dataset], Iterator[Event]],
+    dataset: Dataset | None = None,
+) -> Begun:
+    """Read the images, find the teacher, choose what is not chosen, and build the parts.
+
+    `train_teacher` trains the teacher of teacher=auto. `dataset` are images that were read before.
+
+    Raises:
+        DeitkitError: of every room there is.
+    """
+    from deitkit.artifacts.checkpoint import has_checkpoint
+    from deitkit.runtime.device import precision_for
+    from deitkit.training.assemble import TeacherSaid, assemble
+
+    told = _until_stopped(request, stop, progress)
+    if dataset is None:
+        dataset = scan(request.config, request.source, told)
+    if request.resumes:
+        check_same_data(request, dataset)
+    train_auto_teacher(request, dataset, world, train_teacher, progress)
+    ready = find_teacher(request, dataset, world, told)
+    live, times = None, None
+    if ready is not None:
+        live = ready.live(autocast_dtype=precision_for(world.device))
+    if request.resumes:
+        if request.changed and world.is_main:
+            write_config(request)
+    else:
+        image_s = 0.0 if ready is None else ready.image_s
+        times = freeze(request, dataset, world, started, progress, live, image_s)
+    assembly = assemble(
+        request.config,
+        dataset,
+        world=world,
+        teacher=live,
+        said=None if ready is None else TeacherSaid(ready.val_indices, ready.val_NK),
+        starts=not has_checkpoint(request.folder / CHECKPOINT_FOLDER),
+    )
+    facts = None
+    if ready is not None and live is not None and times is not None and world.is_main:
+        facts = _facts(request, ready, live, times, assembly, told)
+        write_json(request.folder / TEACHER_FACTS_FILE, facts)
+    world.barrier()
+    return Begun(dataset=dataset, assembly=assembly, ready=ready, facts=facts)
+
+
+def _facts(
+    request: Request,
+    ready: ReadyTeacher,
+    live: LiveTeacher,
+    times: TeacherTimes,
+    assembly: Assembly,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The table of the teacher before training."""
+    from deitkit.api.teacher_report import teacher_facts
+
+    config = request.config
+    cache = config.distill.teacher_cache
+    kept = cache in ("memory", "disk")
+    reasons = [
+        request.reasons[name]
+        for name in ("distill.teacher_cache", "distill.view_epochs")
+        if name in request.reasons
+    ]
+    facts = teacher_facts(
+        ready,
+        name=teacher_label(config, ready.classifier.name),
+        live=live,
+        steps=assembly.steps,
+        val_labels_N=assembly.dataset.val.labels,
+        erasing_fill=config.views.erasing_fill,
+        mean=settled(config.data.mean),
+        std=settled(config.data.std),
+        student_step_s=times.student_step_s,
+        teacher_step_s=times.teacher_step_s,
+        num_epochs=times.num_epochs,
+        num_view_epochs=settled(config.distill.view_epochs) if kept else None,
+        storage=cache if kept else "live",
+        storage_reason="; ".join(reasons) or "asked for",
+        progress=lambda done, total: progress("asking the teacher about views", done, total),
+    )
+    return facts.to_dict()
+
+
+def _until_stopped(request: Request, stop: StopRequest, progress: Progress) -> Progress:
+    """`progress` that ends the reading of images when a signal came: there is nothing to save."""
+
+    def told(what: str, done: int, total: int | None) -> None:
+        if stop.signal_number is not None:
+            raise StoppedError(
+                stop.signal_number, request.folder, f"stopped {what}", "the same command goes on"
+            )
+        progress(what, done, total)
+
+    return told

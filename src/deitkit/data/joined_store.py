@@ -1,0 +1,46 @@
+"""The pictures of two stores as one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deitkit.data.stores import Raw, RecordStore
+
+
+class JoinedStore:
+    """The rows of two stores, one after the other."""
+
+    def __init__(self, first: RecordStore, second: RecordStore) -> None:
+        self._parts = (first, second)
+        self.parallel = first.parallel and second.parallel
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def describe(self, row: int) -> str:
+        part, own = self._at(row)
+        return part.describe(own)
+
+    def promised_format(self, row: int) -> str | None:
+        part, own = self._at(row)
+        return part.promised_format(own)
+
+    def read(self, row: int) -> Raw:
+        part, own = self._at(row)
+        return part.read(own)
+
+    def reread(self, row: int) -> Raw:
+        part, own = self._at(row)
+        return part.reread(own)
+
+    def take(self, rows: np.ndarray) -> RecordStore:
+        """Rows of the first store must come before those of the second."""
+        split = len(self._parts[0])
+        is_first = rows < split
+        assert (np.diff(is_first.astype(np.int8)) <= 0).all(), "rows of both stores are mixed"
+        first, second = self._parts
+        return JoinedStore(first.take(rows[is_first]), second.take(rows[~is_first] - split))
+
+    def _at(self, row: int) -> tuple[RecordStore, int]:
+        first, second = self._parts
+        return (first, row) if row < len(first) else (second, row - len(first))

@@ -1,0 +1,31 @@
+"""A config while its "auto" values are being chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from deitkit.config import AUTO, RunConfig, flatten, with_values
+from deitkit.training.choice import Choice
+
+
+@dataclass
+class Resolution:
+    """A config on its way from "auto" to fixed."""
+
+    config: RunConfig
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def settle(self, name: str, choice: Choice) -> None:
+        """Replace "auto" (or an empty seed) by the choice; what the user set stays."""
+        if flatten(self.config)[name] in (AUTO, None):
+            self.config = with_values(self.config, {name: choice.value})
+            self.reasons[name] = choice.reason
+
+    def settle_ranks(self, world_size: int) -> None:
+        """The number of processes that are there, whatever was hoped for."""
+        self.config = with_values(self.config, {"run.ranks": world_size})
+        self.reasons["run.ranks"] = "the processes of this command; ranks=N or torchrun uses more"
+
+    def get(self, name: str) -> Any:
+        return flatten(self.config)[name]

@@ -1,0 +1,116 @@
+"""What "auto" becomes in how the student learns from its teacher."""
+
+from __future__ import annotations
+
+import math
+
+from deitkit.config import AUTO, RunConfig, with_values
+from deitkit.errors import ConfigError
+from deitkit.teachers.cache_records import RecordFormat, cache_bytes
+from deitkit.training import teacher_choices as choices
+from deitkit.training.choice import Choice
+from deitkit.training.resolution import Resolution
+
+
+def settle_distillation(r: Resolution, *, has_teacher: bool, num_classes: int) -> None:
+    if not has_teacher:
+        r.settle("distill.kind", Choice("none", "no teacher"))
+        if r.get("distill.kind") != "none":
+            raise ConfigError(
+                "NO_TEACHER",
+                f"distill.kind={r.get('distill.kind')}",
+                "there is no teacher to learn from",
+                "add teacher=runs/teacher or leave distill.kind out",
+            )
+        if r.config.data.unlabelled is not None:
+            raise ConfigError(
+                "NO_TEACHER",
+                f"unlabelled={r.config.data.unlabelled}",
+                "without a teacher nobody says what these pictures are",
+                "add teacher=auto or teacher=runs/teacher, or leave unlabelled= out",
+            )
+        r.settle("distill.view_epochs", Choice(0, "no teacher: every epoch has new views"))
+        r.settle("distill.teacher_cache", Choice("off", "no teacher"))
+    r.settle("distill.kind", choices.choose_distill_kind(num_classes))
+    if r.get("distill.kind") == "standardised" and num_classes == 2:
+        raise ConfigError(
+            "DISTILL",
+            "distill.kind=standardised",
+            "with two classes every answer has the same z-scores",
+            "use distill.kind=soft",
+        )
+    r.settle("distill.weight", Choice(0.5, "labels and teacher count the same"))
+    kind = r.get("distill.kind")
+    r.settle("distill.temperature", Choice(2.0 if kind == "standardised" else 3.0, f"for {kind}"))
+
+
+def asked_view_epochs(config: RunConfig) -> int | None:
+    if config.distill.view_epochs != AUTO:
+        return config.distill.view_epochs
+    return 0 if config.distill.teacher_cache == "off" else None
+
+
+def settle_view_epochs(
+    r: Resolution, num_epochs: float, *, step_s: float, teacher_step_s: float
+) -> None:
+    repeats = r.config.views.repeats
+    num = choices.choose_view_epochs(
+        num_epochs, step_s=step_s, teacher_step_s=teacher_step_s, repeats=repeats
+    )
+    if r.get("distill.teacher_cache") == "off":
+        num = Choice(0, "without a cache every epoch has new views")
+    if r.get("distill.teacher_cache") in ("memory", "disk") and num.value == 0:
+        every = math.ceil(num_epochs / repeats) * repeats
+        num = Choice(every, "every epoch has new views, and the answers are kept")
+    r.settle("distill.view_epochs", num)
+    asked = r.get("distill.view_epochs")
+    if asked % repeats:
+        raise ConfigError(
+            "VIEW_EPOCHS",
+            f"distill.view_epochs={asked}",
+            f"with views.repeats={repeats} so many epochs show all images",
+            f"use a multiple of {repeats}",
+        )
+
+
+def settle_teacher_cache(
+    r: Resolution,
+    *,
+    num_images: int,
+    num_classes: int,
+    free_disk: int | None,
+    free_memory: int,
+) -> None:
+    """Where the teacher's answers are kept, once it is known how many there will be.
+
+    Raises:
+        ConfigError: CACHE_FORMAT, the few largest logits are asked to be kept for a kind of
+            distillation that reads all.
+    """
+    kind, top_k = r.get("distill.kind"), r.get("distill.cache_top_k")
+    if top_k is not None and kind != "soft":
+        raise ConfigError(
+            "CACHE_FORMAT",
+            f"distill.cache_top_k={top_k}",
+            f"kind {kind} reads more of an answer than its largest logits",
+            "leave it out, or use distill.kind=soft",
+        )
+    view_epochs = r.get("distill.view_epochs")
+
+    def num_bytes(top_k: int | None) -> int:
+        records = RecordFormat(
+            num_classes=num_classes, dtype=r.config.distill.cache_dtype, top_k=top_k
+        )
+        return cache_bytes(records, num_images, view_epochs)
+
+    def choose(size: int) -> Choice:
+        return choices.choose_teacher_cache(
+            size, view_epochs=view_epochs, free_disk=free_disk, free_memory=free_memory
+        )
+
+    too_large = free_disk is not None and num_bytes(top_k) > choices.DISK_SHARE * free_disk
+    if too_large and top_k is None and kind == "soft" and num_classes > choices.TOP_K:
+        top_k = choices.TOP_K
+        r.config = with_values(r.config, {"distill.cache_top_k": top_k})
+        r.reasons["distill.cache_top_k"] = "all logits would fill more than half of the free disk"
+    r.settle("distill.teacher_cache", choose(num_bytes(top_k)))

@@ -18,8 +18,8 @@ test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m "" $(TESTS)
 
 check: $(VENV)/.installed-dev
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS) \
 		--ignore tests/journeys

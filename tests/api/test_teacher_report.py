@@ -36,6 +36,12 @@ ERASING = {"erasing_fill": "pixel", "mean": MEAN, "std": STD}
 SPEC = Preprocessing(image_size=(SIDE, SIDE), crop_ratio=1.0, mean=MEAN, std=STD)
 
 
+@pytest.fixture(autouse=True)
+def blocks_of_64(monkeypatch):
+    """The numbers here are of one block size, as teachers have on a device."""
+    monkeypatch.setattr("deitkit.teachers.live.CPU_BLOCK_SIZE", 64)
+
+
 class Brightness(nn.Module):
     """An image's mean level told apart by the centres of three classes, "c" first."""
 

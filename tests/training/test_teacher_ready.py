@@ -33,6 +33,12 @@ CENTRES = (74.5, 114.5, 154.5)
 """Of the levels of the toy's classes: 40 k to 149 + 40 k."""
 
 
+@pytest.fixture(autouse=True)
+def blocks_of_64(monkeypatch):
+    """The numbers here are of one block size, as teachers have on a device."""
+    monkeypatch.setattr("deitkit.teachers.live.CPU_BLOCK_SIZE", 64)
+
+
 class Brightness(nn.Module):
     """An image's mean level told apart by the centres of `order`'s classes; -1 is never seen."""
 

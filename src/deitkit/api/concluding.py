@@ -68,6 +68,7 @@ def _compared(request: Request, begun: Begun) -> dict[str, Any]:
     """Teacher and student side by side, `Comparison.to_dict()`."""
     from deitkit.api.teacher_report import compare_with_student
     from deitkit.runtime.device import precision_for
+    from deitkit.teachers.teacher_check import check_teacher
 
     assert begun.ready is not None
     logits_NK, _ = _student_says(request, begun, begun.ready.val_indices)
@@ -82,7 +83,18 @@ def _compared(request: Request, begun: Begun) -> dict[str, Any]:
         device=begun.assembly.world.device,
         autocast_dtype=precision_for(begun.assembly.world.device),
     )
-    return comparison.to_dict()
+    found = comparison.to_dict()
+    if found["advice"] is None:
+        # Where the student knows more than its teacher, that is said too.
+        share = comparison.gain.share
+        found["advice"] = check_teacher(
+            comparison.teacher.name,
+            num_correct=comparison.gain.other.num_right,
+            num_images=comparison.gain.other.num_images,
+            num_classes=len(begun.dataset.class_names),
+            student_accuracy=share.value,
+        ).warning
+    return found
 
 
 def _student_says(

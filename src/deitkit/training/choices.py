@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deitkit.training.choice import Choice
-from deitkit.training.teacher_choices import MIN_VIEW_EPOCHS, view_share
+from deitkit.training.teacher_choices import steps_within
 
 SMALL_SIDE = 64
 """Images up to this many pixels a side keep their size."""
@@ -274,24 +274,19 @@ def choose_steps(
     """Steps that fill `seconds`, and the interval of the evaluations, which take a tenth of it.
 
     `teacher_step_s` are added to the steps of the first `view_epochs` epochs; 0 is all of them,
-    and with None they are chosen as `choose_view_epochs` does.
+    and with None as many as `choose_view_epochs` will choose.
     """
     num_evaluations = max(2, min(20, int(0.1 * seconds / max(evaluation_s, 1e-6))))
     seconds = max(seconds, 0.0)
     limit = max_epochs * steps_per_epoch
-    left = max(0.0, seconds - num_evaluations * evaluation_s)
-    share = view_share(step_s=step_s, teacher_step_s=teacher_step_s) if view_epochs is None else 1.0
-    if view_epochs is None:
-        fewest_s = MIN_VIEW_EPOCHS * steps_per_epoch * teacher_step_s
-        steps = int(left / (step_s + share * teacher_step_s))
-        if share * steps < MIN_VIEW_EPOCHS * steps_per_epoch:
-            few = int(left / (step_s + teacher_step_s))
-            steps = max(few, int((left - fewest_s) / step_s))
-    else:
-        asked = view_epochs * steps_per_epoch or limit
-        steps = int(left / (step_s + teacher_step_s))
-        if steps > asked:
-            steps = int((left - asked * teacher_step_s) / step_s)
+    steps = steps_within(
+        seconds - num_evaluations * evaluation_s,
+        step_s=step_s,
+        teacher_step_s=teacher_step_s,
+        steps_per_epoch=steps_per_epoch,
+        view_epochs=view_epochs,
+        limit=100 * limit,
+    )
     said = f" and {teacher_step_s * 1000:.0f} ms of the teacher" if teacher_step_s else ""
     reason = (
         f"a step takes {step_s * 1000:.0f} ms{said} here, {seconds:.0f} s are left for training"

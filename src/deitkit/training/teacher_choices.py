@@ -25,27 +25,62 @@ def choose_distill_kind(num_classes: int) -> Choice:
     return Choice("standardised", "the teacher's order of all classes, whatever its confidence")
 
 
-def view_share(*, step_s: float, teacher_step_s: float) -> float:
-    """V / E: the share of the epochs whose views the teacher is asked about, 0 to 1."""
-    if teacher_step_s < CHEAP_TEACHER * step_s:
-        return 1.0
-    return min(1.0, max(MIN_VIEW_SHARE, TEACHER_SHARE * step_s / teacher_step_s))
+def num_asked_epochs(num_epochs: float, *, cost: float) -> float:
+    """V of E epochs, not yet whole, for a teacher that costs `cost` steps of the student a step.
+
+    So many that asking takes `TEACHER_SHARE` of the student's time, and at least `MIN_VIEW_SHARE`
+    of the epochs. At least `MIN_VIEW_EPOCHS`, but for a teacher so dear that asking would then take
+    longer than the student.
+    """
+    if cost < CHEAP_TEACHER:
+        return num_epochs
+    share = max(MIN_VIEW_SHARE, TEACHER_SHARE / cost)
+    fewest = min(MIN_VIEW_EPOCHS, max(1.0, num_epochs / cost))
+    return min(num_epochs, max(share * num_epochs, fewest))
+
+
+def steps_within(
+    seconds: float,
+    *,
+    step_s: float,
+    teacher_step_s: float,
+    steps_per_epoch: int,
+    view_epochs: int | None,
+    limit: int,
+) -> int:
+    """The most steps, up to `limit`, that end within `seconds`, asking the teacher included.
+
+    It is asked in the first `view_epochs` epochs, in all for 0, and for None as many as
+    `num_asked_epochs`.
+    """
+
+    def seconds_of(steps: int) -> float:
+        asked: float = view_epochs * steps_per_epoch if view_epochs else steps
+        if view_epochs is None:
+            num_epochs = steps / steps_per_epoch
+            asked = steps_per_epoch * num_asked_epochs(num_epochs, cost=teacher_step_s / step_s)
+        return steps * step_s + min(steps, asked) * teacher_step_s
+
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if seconds_of(middle) <= seconds else (low, middle - 1)
+    return low
 
 
 def choose_view_epochs(
     num_epochs: float, *, step_s: float, teacher_step_s: float, repeats: int
 ) -> Choice:
     """V, the epochs of different views; 0 where every epoch has its own and none is kept."""
-    share = view_share(step_s=step_s, teacher_step_s=teacher_step_s)
-    cost = f"the teacher costs {teacher_step_s / step_s:.2g} steps of the student a step"
-    if share == 1.0 and teacher_step_s < CHEAP_TEACHER * step_s:
-        return Choice(0, f"{cost}: every epoch has new views")
+    cost = teacher_step_s / step_s
+    said = f"the teacher costs {cost:.2g} steps of the student a step"
+    if cost < CHEAP_TEACHER:
+        return Choice(0, f"{said}: every epoch has new views")
     all_epochs = math.ceil(num_epochs / repeats) * repeats
-    fewest = min(all_epochs, MIN_VIEW_EPOCHS)
-    num = math.ceil(max(fewest, share * num_epochs) / repeats) * repeats
+    num = math.ceil(num_asked_epochs(num_epochs, cost=cost) / repeats) * repeats
     if num >= all_epochs:
-        return Choice(all_epochs, f"{cost}: every epoch has new views")
-    return Choice(num, f"{cost}: {num} of {num_epochs:.0f} epochs are asked for, then shown again")
+        return Choice(all_epochs, f"{said}: every epoch has new views")
+    return Choice(num, f"{said}: {num} of {num_epochs:.0f} epochs are asked for, then shown again")
 
 
 def choose_teacher_cache(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,13 @@ def fit(*, progress: Progress = no_progress, **settings: Any) -> Iterator[Event]
         DeitkitError: see the FAULTS each class stands for; StoppedError after a signal.
     """
     started = time.monotonic()
+    with locked_request(settings) as (request, stop):
+        yield from _fit_locked(request, started, stop, progress)
+
+
+@contextmanager
+def locked_request(settings: Mapping[str, Any]) -> Iterator[tuple[Request, StopRequest]]:
+    """What is asked, its folder locked and met, while a signal only asks to stop."""
     calm_process()
     request = read_request(settings)
     is_main = int(os.environ.get("RANK", "0")) == 0
@@ -55,7 +62,7 @@ def fit(*, progress: Progress = no_progress, **settings: Any) -> Iterator[Event]
         if is_main:
             remove_leftovers(request.folder)
             meet_folder(request)
-        yield from _fit_locked(request, started, stop, progress)
+        yield request, stop
 
 
 def _fit_locked(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,15 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deitkit.api.beginning import begin
-from deitkit.api.fit import train_events
+from deitkit.api.fit import locked_request, train_events
 from deitkit.api.freeze import Progress, no_progress
-from deitkit.api.request import Request, meet_folder, read_request
+from deitkit.api.request import Request
 from deitkit.data import Dataset
 from deitkit.errors import ConfigError, StoppedError
-from deitkit.runtime.lock import RunLock, check_output_folder
 from deitkit.runtime.signals import StopRequest
-from deitkit.runtime.temporary_names import remove_leftovers
-from deitkit.runtime.threads import calm_process
 from deitkit.training.events import Event
 
 if TYPE_CHECKING:
@@ -64,19 +60,11 @@ def teach(
     from deitkit.runtime.world import World
 
     started = time.monotonic()
-    calm_process()
     if "views" in settings:
         settings["view_epochs"] = settings.pop("views")
     if not {"teacher_cache", "distill.teacher_cache"} & set(settings):
         settings["teacher_cache"] = "disk"
-    request = read_request(settings)
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    if is_main:
-        check_output_folder(request.folder)
-    with RunLock(request.folder, enabled=is_main), StopRequest() as stop:
-        if is_main:
-            remove_leftovers(request.folder)
-            meet_folder(request)
+    with locked_request(settings) as (request, stop):
         world = World.from_environment(device=request.config.run.device)
         try:
             request.take(world.broadcast_json(request.shared()))

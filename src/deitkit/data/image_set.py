@@ -8,6 +8,7 @@ import hashlib
 import json
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -99,31 +100,24 @@ class ImageSet:
         """The images at `indices`, in that order, under another name. Pixels in one block are
         copied."""
         rows = np.asarray(indices, np.int64)
-        return ImageSet(
+        return self._changed(
             name=name,
-            class_names=self.class_names,
             labels=self.labels[rows],
             digests=self.digests[rows],
             sizes=self.sizes[rows],
             store=self._store.take(rows),
-            decode=self.decode,
             kept=take_pixels(self._kept, rows),
-            report=self.report,
         )
 
     def joined(self, other: ImageSet) -> ImageSet:
         """These images and then `other`'s, of the same classes, under the name of these."""
         assert self.decode == other.decode and self.class_names == other.class_names
-        return ImageSet(
-            name=self.name,
-            class_names=self.class_names,
+        return self._changed(
             labels=np.concatenate([self.labels, other.labels]),
             digests=np.concatenate([self.digests, other.digests]),
             sizes=np.concatenate([self.sizes, other.sizes]),
             store=JoinedStore(self._store, other._store),
-            decode=self.decode,
             kept=join_pixels(self._kept, other._kept),
-            report=self.report,
         )
 
     def decoded_as(
@@ -134,18 +128,7 @@ class ImageSet:
         asked = replace(
             self.decode, channels=channels, background=background or self.decode.background
         )
-        if asked == self.decode:
-            return self
-        return ImageSet(
-            name=self.name,
-            class_names=self.class_names,
-            labels=self.labels,
-            digests=self.digests,
-            sizes=self.sizes,
-            store=self._store,
-            decode=asked,
-            report=self.report,
-        )
+        return self if asked == self.decode else self._changed(decode=asked, kept=None)
 
     def in_memory(self, limit_bytes: int) -> ImageSet:
         """The same set with all pixels decoded in RAM, or this one if they exceed the limit."""
@@ -158,17 +141,22 @@ class ImageSet:
         with closing(map_rows(self.image, len(self), num_threads=threads)) as images:
             for pixels_HWC in images:
                 keeper.add(pixels_HWC)
-        return ImageSet(
-            name=self.name,
-            class_names=self.class_names,
-            labels=self.labels,
-            digests=self.digests,
-            sizes=self.sizes,
-            store=self._store,
-            decode=self.decode,
-            kept=keeper.kept(),
-            report=self.report,
-        )
+        return self._changed(kept=keeper.kept())
+
+    def _changed(self, **changes: Any) -> ImageSet:
+        """The same set but for these arguments of the constructor."""
+        same: dict[str, Any] = {
+            "name": self.name,
+            "class_names": self.class_names,
+            "labels": self.labels,
+            "digests": self.digests,
+            "sizes": self.sizes,
+            "store": self._store,
+            "decode": self.decode,
+            "kept": self._kept,
+            "report": self.report,
+        }
+        return ImageSet(**(same | changes))
 
 
 def fingerprint(train: ImageSet, val: ImageSet) -> str:

@@ -518,9 +518,12 @@ def read_arguments() -> argparse.Namespace:
 
 
 def pin(core: int) -> None:
-    """One core, one thread, whatever the machine has."""
+    """One core, one thread, whatever the machine has: numpy's threads are counted when it is
+    imported, so the program starts once more."""
     os.sched_setaffinity(0, {core})
-    os.environ["OMP_NUM_THREADS"] = "1"
+    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":
+        os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     torch.set_num_threads(1)
 
 

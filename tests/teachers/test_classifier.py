@@ -106,7 +106,7 @@ def test_another_width_later_on_is_refused():
     widths = iter([4, 4, 5])
     teacher = python_teacher(lambda images: torch.ones(len(images), next(widths)))
     with pytest.raises(ModelFileError, match=r"it gives \[64, 5\] for 64 images of 4 classes"):
-        LiveTeacher(teacher)(some_images())
+        LiveTeacher(teacher, block_size=64)(some_images())
 
 
 @pytest.mark.parametrize("fusion", ["mean", "softmax", "cls", "dist", "fitted"])

@@ -185,7 +185,8 @@ def test_other_number_of_workers_goes_on(commands, settings, undisturbed, tmp_pa
 
 
 def test_finished_run_is_left_alone(commands, settings, undisturbed, tmp_path):
-    """T06: "already complete", exit 0, no file changed; and without result.json only that."""
+    """T06: "already complete", exit 0, no file changed; and without result.json only that, which
+    puts the best bundle beside its teacher: answered for once more, with no step."""
     out = tmp_path / "run"
     assert commands("train", *settings, f"out={out}").code == 0
     before = files_of(out)
@@ -201,7 +202,7 @@ def test_finished_run_is_left_alone(commands, settings, undisturbed, tmp_path):
         hooks={"names": ["step", "evaluate"], "trace": str(tmp_path / "trace.json")},
     )
     assert finishing.code == 0, finishing.err
-    assert json.loads((tmp_path / "trace.json").read_text(encoding="utf-8")) == []
+    assert json.loads((tmp_path / "trace.json").read_text(encoding="utf-8")) == ["evaluate"]
     assert final_state(out) == undisturbed["state"]
     changed = {name for name in before if files_of(out)[name] != before[name]}
     assert changed <= {"result.json", "metrics.jsonl"}

@@ -99,7 +99,7 @@ def test_prune_removes_what_another_data_set_replaced(tmp_path, three):
         ({"teacher": "resnet56", "unused_days": 1}, {"resnet"}),
         ({"teacher": "resnet"}, set()),
     ],
-    ids=str,
+    ids=["30 days", "1 day", "all", "a name", "a name, 1 day", "no name"],
 )
 def test_prune_by_teacher_and_by_time(tmp_path, three, chosen, gone):
     removed, in_use = prune_caches(tmp_path, **chosen)

@@ -6,15 +6,15 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: demo test test-all check dist clean
+.PHONY: demo test test-all check dist clean browser
 
 demo: $(VENV)/.installed
 	$(BIN)/deitkit demo
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS)
 
-test-all: $(VENV)/.installed-dev
+test-all: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest -q -m "" $(TESTS)
 
 check: $(VENV)/.installed-dev
@@ -40,6 +40,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing what the tests need into $(VENV) (once)"
 	$(PIP_INSTALL) -e ".[dev]"
 	touch $@
+
+# Tests of the pages need Debian's chromium; without it they are skipped and say so.
+browser:
+	@if [ ! -x /usr/bin/chromium ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing chromium for the tests of the pages (once)"; \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+			>/dev/null 2>&1 || echo "no chromium: the tests of the pages are skipped"; \
+	fi
 
 clean:
 	rm -rf $(VENV) dist build

@@ -73,3 +73,5 @@ class Prediction:
     probability: float
     probabilities: np.ndarray
     """[K] float32, in the order of the bundle's class names."""
+    abstains: bool = False
+    """Whether no class reached the model's threshold: it is not sure enough to be believed."""

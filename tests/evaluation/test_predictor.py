@@ -13,8 +13,9 @@ from deitkit.artifacts.bundle import Bundle
 from deitkit.data.preprocess import Preprocessing
 from deitkit.evaluation import predictor as predictor_module
 from deitkit.evaluation.diagnostics import token_cosines
+from deitkit.evaluation.evaluation import OtherAnswers
 from deitkit.evaluation.logits import prepare_batch
-from deitkit.evaluation.predictor import OtherAnswers, Predictor
+from deitkit.evaluation.predictor import Predictor
 from tests.training.toy import toy_images, toy_model
 
 SPEC = Preprocessing(image_size=(16, 16), crop_ratio=1.0, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))

@@ -51,8 +51,11 @@ def test_the_printed_lines_open_a_run_elsewhere(commands, student, tmp_path, to)
     picture.save(tmp_path / "red.png")
     row = commands("predict", student, tmp_path / "red.png", "--json").json[0]
     theirs = probabilities(opened(ended.out.split("open it with\n\n")[1]), student, picture)
-    names = load_bundle(student).class_names
-    for name, probability in zip(names, theirs, strict=True):
+    bundle = load_bundle(student)
+    # A note says so: the other library knows no temperature.
+    assert (f"by {bundle.temperature:g} before" in ended.out) == (bundle.temperature != 1)
+    cooled = np.asarray(theirs, np.float64) ** (1 / bundle.temperature)
+    for name, probability in zip(bundle.class_names, cooled / cooled.sum(), strict=True):
         assert row["probabilities"][name] == pytest.approx(probability, abs=1e-5)
 
 
@@ -107,7 +110,7 @@ def test_killed_in_an_export_no_half_folder_has_the_name(commands, student, tmp_
     ("words", "code", "said"),
     [
         (("{teacher}", "to=timm"), 5, "[EXPORT] small_cnn: timm has no such network"),
-        (("{student}", "to=onnx9"), 2, "[FORMAT] to=onnx9: no such format; use timm or hf"),
+        (("{student}", "to=onnx9"), 2, "[FORMAT] to=onnx9: no such format; use onnx or timm or hf"),
         (("{student}", "to=hf", "out={photos}"), 2, "[NOT_OURS]"),
         (("{student}", "to=hf", "out={photos}", "overwrite=true"), 2, "[NOT_OURS]"),
         (("{student}", "to=hf", "out={student}/best"), 2, "holds a bundle; choose another"),
@@ -153,6 +156,9 @@ def test_out_and_in_again_is_the_same_run(commands, student, photos, tmp_path, t
         commands("evaluate", run, f"data={photos}", "--json").json["heads"]["fused"]
         for run in (student, tmp_path / "back")
     ]
+    # The temperature stays behind, as the export's note says: it moves no decision.
+    for score in ("nll", "ece"):
+        assert all(isinstance(one.pop(score), float) for one in measured)
     assert measured[0] == measured[1]
     assert theirs.provenance["imported"]["source"] == str(tmp_path / "away")
 

@@ -32,6 +32,9 @@ def settings(photos: Path, teacher: Path) -> list[str]:
         "views.cutmix=1",
         "model.drop_path=0.2",
         "model.pos_drop=0.1",
+        # Left to auto, how dear the teacher is, by the clock, decides whether its answers are kept.
+        "view_epochs=3",
+        "teacher_cache=disk",
     ]
 
 

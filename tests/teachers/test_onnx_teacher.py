@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deitkit.errors import ModelFileError
+from deitkit.runtime.onnx_file import read_onnx
 from deitkit.teachers import LiveTeacher
-from deitkit.teachers.adapters.onnx_file import read_onnx
 from deitkit.training.teacher_source import open_teacher
 from tests.teachers import onnx_bytes
 from tests.teachers.onnx_bytes import counted, mean_colour_classifier, node, tensor, whole

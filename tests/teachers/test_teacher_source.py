@@ -16,8 +16,8 @@ from deitkit.data.preprocess import Preprocessing
 from deitkit.errors import ConfigError, ModelFileError
 from deitkit.evaluation.logits import collect_logits
 from deitkit.models import create_model
+from deitkit.runtime import optional
 from deitkit.teachers import Classifier
-from deitkit.teachers.adapters import optional
 from deitkit.training.teacher_clean import ask_on_clean
 from deitkit.training.teacher_names import check_teacher_path, parse_teacher
 from deitkit.training.teacher_source import evaluation_preprocessing_of, open_teacher
@@ -213,7 +213,7 @@ def test_a_torchvision_that_cannot_be_imported_is_named():
     """Beside CPU torch its usual wheel fails, and timm and transformers with it. In a process of
     its own, where no test has declared the missing operators."""
     code = (
-        "from deitkit.teachers.adapters.optional import check_torchvision\n"
+        "from deitkit.runtime.optional import check_torchvision\n"
         "from deitkit.errors import ConfigError\n"
         "try: check_torchvision('timm:x')\n"
         "except ConfigError as error: print(error)\n"

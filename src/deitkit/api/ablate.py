@@ -29,7 +29,7 @@ from deitkit.runtime.durable import write_file, write_json
 from deitkit.training.events import Event
 
 if TYPE_CHECKING:
-    from deitkit.evaluation.predictor import Evaluation
+    from deitkit.evaluation.evaluation import Evaluation
 
 DEFAULT_BUDGET = "5m"
 RESULT_NAME, CHART_NAME, TEACHER_NAME = "ablation.json", "ablation.svg", "teacher"

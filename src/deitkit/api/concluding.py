@@ -1,4 +1,4 @@
-"""The end of a run: the heads' fusion, teacher and student side by side, result.json."""
+"""The end of a run: calibration, teacher and student side by side, result.json."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from deitkit.runtime.durable import write_json
 from deitkit.training.events import Finished
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from deitkit.api.beginning import Begun
+    from deitkit.api.calibrating import Calibrated
 
 
 def conclude(request: Request, begun: Begun, event: Finished, elapsed_s: float) -> Finished:
@@ -23,8 +22,7 @@ def conclude(request: Request, begun: Begun, event: Finished, elapsed_s: float) 
     assembly = begun.assembly
     num_params, macs = model_cost(assembly.state.model)
     best = dict(event.best)
-    if assembly.world.is_main and request.config.distill.fusion == "fitted":
-        _fit_fusion(request, begun, best)
+    calibrated = _calibrate(request, begun, best) if assembly.world.is_main else None
     num_val = len(assembly.dataset.val)
     low, high = wilson_interval(round(best["top1"] * num_val), num_val)
     result = {
@@ -41,37 +39,56 @@ def conclude(request: Request, begun: Begun, event: Finished, elapsed_s: float) 
         "val_top1_interval": [low, high],
         "classes": list(assembly.dataset.class_names),
     }
-    if assembly.world.is_main:
+    if calibrated is not None:
+        result["calibration"] = calibrated.to_dict()
         if begun.ready is not None:
-            result["teacher"] = _compared(request, begun)
+            result["teacher"] = _compared(request, begun, calibrated)
+        if request.config.run.report:
+            _report(request, begun, calibrated, result)
         write_json(request.folder / RESULT_FILE, result)
     assembly.world.barrier()
     return Finished(step=event.step, seconds=event.seconds, best=best, result=result)
 
 
-def _fit_fusion(request: Request, begun: Begun, best: dict[str, Any]) -> None:
-    """One weight between the heads of the best bundle, and its scores, which it was chosen by."""
-    from deitkit.api.fusing import fit_run_fusion
+def _report(request: Request, begun: Begun, calibrated: Calibrated, result: dict[str, Any]) -> None:
+    from deitkit.api.reporting import Answers, write_report
+
+    answers = Answers(
+        bundle=calibrated.bundle,
+        logits=calibrated.logits,
+        images=begun.dataset.val,
+        calibration=calibrated.to_dict(),
+    )
+    write_report(request.folder, answers=answers, result=result)
+
+
+def _calibrate(request: Request, begun: Begun, best: dict[str, Any]) -> Calibrated:
+    """Finish the best bundle; `best` gets the scores it now has."""
+    from deitkit.api.calibrating import calibrate_bundle
     from deitkit.evaluation.metrics import summarise
 
-    val, device = begun.dataset.val, begun.assembly.world.device
-    fitted = fit_run_fusion(request.folder / BEST_FOLDER, val, device=device)
-    if fitted is None:
-        return
-    logits_NK, labels_N = _student_says(request, begun, None)
-    metrics = summarise(logits_NK, labels_N, begun.dataset.class_names)
+    val = begun.dataset.val
+    calibrated = calibrate_bundle(
+        request.folder / BEST_FOLDER,
+        val,
+        device=begun.assembly.world.device,
+        fits_fusion=request.config.distill.fusion == "fitted",
+    )
+    metrics = summarise(calibrated.fused(), val.labels, begun.dataset.class_names)
     best |= {"top1": metrics.top1, "nll": metrics.nll, "ece": metrics.ece}
-    best["fusion"] = fitted.to_dict()
+    if calibrated.fusion is not None:
+        best["fusion"] = calibrated.fusion.to_dict()
+    return calibrated
 
 
-def _compared(request: Request, begun: Begun) -> dict[str, Any]:
+def _compared(request: Request, begun: Begun, calibrated: Calibrated) -> dict[str, Any]:
     """Teacher and student side by side, `Comparison.to_dict()`."""
     from deitkit.api.teacher_report import compare_with_student
     from deitkit.runtime.device import precision_for
     from deitkit.teachers.teacher_check import check_teacher
 
     assert begun.ready is not None
-    logits_NK, _ = _student_says(request, begun, begun.ready.val_indices)
+    logits_NK = calibrated.fused(calibrated.logits.at(begun.ready.val_indices))
     comparison = compare_with_student(
         begun.ready,
         teacher_name=teacher_label(request.config, begun.ready.classifier.name),
@@ -95,20 +112,3 @@ def _compared(request: Request, begun: Begun) -> dict[str, Any]:
             student_accuracy=share.value,
         ).warning
     return found
-
-
-def _student_says(
-    request: Request, begun: Begun, indices: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fused logits of the best bundle for validation images (None: all), and their labels."""
-    from deitkit.artifacts.bundle import load_bundle
-    from deitkit.evaluation.logits import collect_logits
-
-    bundle, device = load_bundle(request.folder / BEST_FOLDER), begun.assembly.world.device
-    val = begun.dataset.val
-    images = val if indices is None else val.subset(indices, val.name)
-    model = bundle.build_model().to(device)
-    logits = collect_logits(model, images, bundle.preprocessing, device=device)
-    assert logits is not None, "nothing asked it to stop"
-    fused_NK = logits.fused(bundle.fusion, bundle.temperature, bundle.fusion_weight)
-    return fused_NK, images.labels

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import torch
 
     from deitkit.api.run import Run
-    from deitkit.evaluation.predictor import OtherAnswers, Predictor
+    from deitkit.evaluation.evaluation import OtherAnswers
+    from deitkit.evaluation.onnx_predictor import OnnxPredictor
+    from deitkit.evaluation.predictor import Predictor
     from deitkit.teachers import Classifier
 
 OWN_TEACHER = "own"
@@ -34,7 +36,7 @@ class Others:
     teacher: Classifier | None = None
     columns: Sequence[int] = ()
     """The teacher's index of each class of the run."""
-    other: Predictor | None = None
+    other: Predictor | OnnxPredictor | None = None
     other_columns: Sequence[int] = ()
     """The other run's index of each class of the run."""
     said: tuple[str, ...] = ()
@@ -46,7 +48,7 @@ class Others:
             DataError: an image cannot be read any more.
             ModelFileError: TEACHER_OUTPUT.
         """
-        from deitkit.evaluation.predictor import OtherAnswers
+        from deitkit.evaluation.evaluation import OtherAnswers
 
         return OtherAnswers(
             teacher_NK=None if self.teacher is None else self._ask_teacher(images, progress),
@@ -134,13 +136,14 @@ def _find_teacher(
     asked: Any, run: Run, config: RunConfig, progress: Progress
 ) -> tuple[Classifier, tuple[int, ...], str]:
     """The teacher, its index of each class, and a sentence that says how it was found."""
+    from deitkit.runtime.device import pick_device
     from deitkit.teachers.class_match import match_classes
     from deitkit.training.teacher_ready import TEACHER_FILE, load_ready
 
     is_own = isinstance(asked, str) and asked == OWN_TEACHER
     if is_own:
         asked = _own_teacher(run.folder, config)
-    classifier = _open(asked, run.predictor.device, progress)
+    classifier = _open(asked, pick_device("auto"), progress)
     match = match_classes(classifier.class_names, run.class_names)
     if not is_own and match.columns is not None:
         return classifier, match.columns, match.explain()

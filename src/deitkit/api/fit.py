@@ -25,6 +25,7 @@ from deitkit.data import Dataset
 from deitkit.errors import CheckpointError
 from deitkit.reporting.found import describe_dataset
 from deitkit.reporting.metrics_log import MetricsLog
+from deitkit.reporting.tensorboard_log import FOLDER, TensorBoardLog
 from deitkit.runtime.durable import write_file
 from deitkit.runtime.lock import RunLock, check_output_folder
 from deitkit.runtime.signals import StopRequest
@@ -115,7 +116,11 @@ def train_events(
     warnings += restore(assembly, request, machine)
     earlier_s = assembly.state.seconds
     log = MetricsLog(request.folder / METRICS_FILE, enabled=world.is_main)
-    log.rewind(assembly.state.step)
+    board = TensorBoardLog(
+        request.folder / FOLDER, enabled=world.is_main and request.config.run.tensorboard
+    )
+    for one in (log, board):
+        one.rewind(assembly.state.step)
     schedule = request.config.schedule
     provenance = {"lineage": request.identity["lineage"], "steps": schedule.steps}
     if request.config.model.init != "scratch":
@@ -138,14 +143,28 @@ def train_events(
     )
     yield _planned(request, begun)
     yield from (Warned(text) for text in warnings)
-    with log, closing(assembly.parts.teacher):
+    with log, board, closing(assembly.parts.teacher), _reported(request, world):
         for event in run.events():
             if isinstance(event, Finished):
                 elapsed_s = time.monotonic() - started + earlier_s
                 event = conclude(request, begun, event, elapsed_s)
             elif isinstance(event, StepDone | Evaluated):
-                log.write(event, log_interval=request.config.run.log_interval)
+                for one in (log, board):
+                    one.write(event, log_interval=request.config.run.log_interval)
             yield event
+
+
+@contextmanager
+def _reported(request: Request, world: World) -> Iterator[None]:
+    """Write what can be said of a run that ends before its end."""
+    try:
+        yield
+    except BaseException:
+        if world.is_main and request.config.run.report:
+            from deitkit.api.reporting import write_unfinished_report
+
+            write_unfinished_report(request.folder)
+        raise
 
 
 def restore(assembly: Assembly, request: Request, machine: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from deitkit.api.request import CONFIG_FILE, DATA_REPORT_FILE, Request
 from deitkit.config import AUTO, RunConfig, flatten, settled, write_config_text
 from deitkit.config.changes import FREE
 from deitkit.data import Dataset, DecodePolicy, open_dataset, open_unlabelled
+from deitkit.data.label_overlay import apply_overlay
 from deitkit.errors import CheckpointError
 from deitkit.runtime.disk_faults import free_space_bytes
 from deitkit.runtime.durable import write_file, write_json
@@ -75,6 +76,8 @@ def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
         keep_bytes=keep[data.image_cache],
         progress=lambda done, total: progress("reading images", done, total),
     )
+    if data.labels is not None:
+        dataset = apply_overlay(dataset, Path(data.labels))
     if data.unlabelled is None:
         return dataset
     unlabelled = open_unlabelled(

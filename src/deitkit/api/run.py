@@ -31,7 +31,9 @@ from deitkit.training.events import Event
 if TYPE_CHECKING:
     import numpy as np
 
-    from deitkit.evaluation.predictor import Evaluation, Predictor
+    from deitkit.evaluation.evaluation import Evaluation
+    from deitkit.evaluation.onnx_predictor import OnnxPredictor
+    from deitkit.evaluation.predictor import Predictor
 
 
 def train(
@@ -56,7 +58,7 @@ def train(
 
 
 def open_run(folder: str | Path) -> Run:
-    """A run or bundle folder that is already there.
+    """A run or bundle folder that is already there, or a file of `export to=onnx`.
 
     Raises:
         ConfigError: NO_RUN, the folder does not exist.
@@ -69,8 +71,16 @@ def open_run(folder: str | Path) -> Run:
     return Run(path.resolve())
 
 
+def find_onnx(path: Path) -> Path | None:
+    """The exported file meant by `path`: itself, or the one in an export folder; else None."""
+    if path.is_file() and path.suffix == ".onnx":
+        return path
+    inside = path / "model.onnx"
+    return inside if inside.is_file() else None
+
+
 class Run:
-    """A run folder, or a bundle folder alone."""
+    """A run folder, a bundle folder alone, or an exported ONNX file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,8 +89,13 @@ class Run:
         return f"Run({str(self.folder)!r})"
 
     @cached_property
-    def predictor(self) -> Predictor:
-        """The best bundle's model, loaded once, on the best device here."""
+    def predictor(self) -> Predictor | OnnxPredictor:
+        """The best bundle's model, loaded once, on the best device here; or the ONNX file."""
+        file = find_onnx(self.folder)
+        if file is not None:
+            from deitkit.evaluation.onnx_predictor import OnnxPredictor
+
+            return OnnxPredictor(file)
         calm_process()
         from deitkit.artifacts.bundle import load_bundle
         from deitkit.evaluation.predictor import Predictor
@@ -90,7 +105,7 @@ class Run:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self.predictor.bundle.class_names)
+        return self.predictor.class_names
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -119,6 +134,17 @@ class Run:
             DataError: the images cannot be read, or have classes the run does not know.
             DeitkitError: teacher or other run, as `open_others`.
         """
+
+        def evaluating(done: int, total: int) -> None:
+            progress("evaluating", done, total)
+
+        if find_onnx(self.folder) is not None:
+            from deitkit.evaluation.onnx_predictor import only_answers
+
+            if teacher is not None or against is not None:
+                raise only_answers(self.folder, "it is compared with nobody")
+            images, source = self.labelled_images(data, split, progress)
+            return self.predictor.evaluate(images, source=source, progress=evaluating)
         others = open_others(
             self,
             config=self._config(),
@@ -126,15 +152,12 @@ class Run:
             against=against if isinstance(against, Run | None) else open_run(against),
             progress=progress,
         )
-        images, source = self._labelled_images(data, split, progress)
+        images, source = self.labelled_images(data, split, progress)
         return self.predictor.evaluate(
-            images,
-            source=source,
-            others=others.answers(images, progress),
-            progress=lambda done, total: progress("evaluating", done, total),
+            images, source=source, others=others.answers(images, progress), progress=evaluating
         )
 
-    def _labelled_images(
+    def labelled_images(
         self, data: Any, split: str | None, progress: Progress
     ) -> tuple[ImageSet, str]:
         """Images to evaluate on, and what they are, for people."""
@@ -191,14 +214,17 @@ class Run:
 
         return self.predictor.predict(loaded(), embeddings=embeddings)
 
-    def export(self, to: str, out: str | Path | None = None) -> Path:
-        """Write the best weights for another library, "timm" or "hf"; returns the folder.
+    def export(self, to: str, out: str | Path | None = None, **settings: Any) -> Path:
+        """Write the best weights as "onnx", or for another library, "timm" or "hf".
+
+        `settings` are those of `export_run`, such as int8=True. Returns the folder.
 
         Raises:
             ConfigError: NOT_OURS, `out` holds something else.
-            ModelFileError: EXPORT, the library has no such network.
+            ModelFileError: EXPORT, the library has no such network; EXPORT_DRIFT, EXPORT_INT8, the
+                file does not answer as the run does.
         """
-        return export_run(self.folder, to, out=out).folder
+        return export_run(self.folder, to, out=out, **settings).folder
 
     def _config(self) -> RunConfig:
         path = self.folder / CONFIG_FILE

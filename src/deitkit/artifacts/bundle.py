@@ -56,6 +56,8 @@ _KEYS = {
 }
 _WEIGHT_KEY = "fusion_weight"
 """There where fusion is fitted, and only there."""
+_THRESHOLD_KEY = "threshold"
+"""There where one was found."""
 _HEAD_KEYS = ("head.weight", "head.fc.weight", "head_dist.weight")
 
 
@@ -76,6 +78,8 @@ class Bundle:
     """Of the distillation head, 0 to 1, where fusion is fitted; None otherwise."""
     temperature: float = 1.0
     """Divides each head's logits before fusion; above 0."""
+    threshold: float | None = None
+    """Where no class has this probability, 0 to 1, the model is not sure; None: it always is."""
     provenance: Mapping[str, Any]
     """Where it comes from (run, data, versions), as JSON."""
     metrics: Mapping[str, Any] | None = None
@@ -125,6 +129,7 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
         "fusion": bundle.fusion,
         **({_WEIGHT_KEY: bundle.fusion_weight} if is_fitted else {}),
         "temperature": bundle.temperature,
+        **({} if bundle.threshold is None else {_THRESHOLD_KEY: bundle.threshold}),
         "provenance": dict(bundle.provenance),
         "metrics": None if bundle.metrics is None else dict(bundle.metrics),
     }
@@ -237,6 +242,7 @@ def _checked_config(path: Path, config: Any) -> dict[str, Any]:
         raise _bad_config(path, "it is not a table")
     _check_schema(path, config.get("schema"), True)
     keys = _KEYS | ({_WEIGHT_KEY} if config.get("fusion") == "fitted" else set())
+    keys |= {_THRESHOLD_KEY} & set(config)
     if set(config) != keys:
         unknown = sorted(set(config) - keys)[:10]
         missing = sorted(keys - set(config))
@@ -249,9 +255,10 @@ def _checked_config(path: Path, config: Any) -> dict[str, Any]:
         raise _lies(path, f"the class {twice[:80]!r} stands {count} times among {len(names)} names")
     if config["fusion"] not in FUSIONS:
         raise _bad_config(path, f"fusion is {config['fusion']!r}, not one of {', '.join(FUSIONS)}")
-    weight = config.get(_WEIGHT_KEY, 0)
-    if type(weight) not in (int, float) or not 0 <= weight <= 1:
-        raise _bad_config(path, f"{_WEIGHT_KEY} is {weight!r}, not a number from 0 to 1")
+    for key in (_WEIGHT_KEY, _THRESHOLD_KEY):
+        share = config.get(key, 0)
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            raise _bad_config(path, f"{key} is {share!r}, not a number from 0 to 1")
     if type(temperature) not in (int, float) or not 0 < temperature < 1e6:
         raise _bad_config(path, f"temperature is {temperature!r}, not a number above 0")
     for key in ("model", "provenance"):
@@ -264,8 +271,9 @@ def _checked_config(path: Path, config: Any) -> dict[str, Any]:
         "class_names": tuple(names),
         "preprocessing": Preprocessing.from_dict(config["preprocessing"]),
         "fusion": config["fusion"],
-        "fusion_weight": float(weight) if _WEIGHT_KEY in config else None,
+        "fusion_weight": float(config[_WEIGHT_KEY]) if _WEIGHT_KEY in config else None,
         "temperature": float(temperature),
+        "threshold": float(config[_THRESHOLD_KEY]) if _THRESHOLD_KEY in config else None,
         "provenance": config["provenance"],
         "metrics": config["metrics"],
     }

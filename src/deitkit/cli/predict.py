@@ -20,15 +20,17 @@ def predict(run: str, *images: str, json: bool = False, embeddings: str | None =
 
     deitkit predict runs/flowers new/*.jpg folder/
     deitkit predict runs/flowers cat.jpg --json
+    deitkit predict runs/flowers/export-onnx/model.onnx new/    (needs no torch, starts at once)
 
     Parameters
     ----------
     run
-        A run folder, or the bundle in it.
+        A run folder, the bundle in it, or a file of `deitkit export to=onnx`.
     images
         Pictures, or folders of them.
     json
-        Print one JSON list: source, class, probability, probabilities by class.
+        Print one JSON list: source, class, probability, whether the model abstains because it is
+        not sure enough, probabilities by class.
     embeddings
         Also write the vectors before the head to this .npy file, a row a picture.
     """
@@ -57,6 +59,7 @@ def predict(run: str, *images: str, json: bool = False, embeddings: str | None =
                     "source": prediction.source,
                     "class": prediction.class_name,
                     "probability": prediction.probability,
+                    "abstains": prediction.abstains,
                     "probabilities": {
                         names[k]: float(prediction.probabilities[k]) for k in ordered
                     },
@@ -75,7 +78,8 @@ def predict(run: str, *images: str, json: bool = False, embeddings: str | None =
         for row in rows:
             shown = list(row["probabilities"].items())[:SHOWN_CLASSES]
             answers = "  ".join(f"{printable(name)} {100 * p:.1f} %" for name, p in shown)
-            print(f"{printable(row['source'])}\t{answers}")
+            unsure = "  (not sure)" if row["abstains"] else ""
+            print(f"{printable(row['source'])}\t{answers}{unsure}")
     if embeddings is not None and vectors:
         _write_vectors(Path(embeddings).expanduser(), vectors)
     if bad and not rows:

@@ -20,6 +20,7 @@ def train(
     teacher: str | None = None,
     teacher_cache: str | None = None,
     view_epochs: str | None = None,
+    labels: str | None = None,
     unlabelled: str | None = None,
     init: str | None = None,
     epochs: str | None = None,

@@ -14,6 +14,7 @@ SHORT_NAMES: dict[str, str] = {
     "teacher": "distill.teacher",
     "teacher_cache": "distill.teacher_cache",
     "view_epochs": "distill.view_epochs",
+    "labels": "data.labels",
     "unlabelled": "data.unlabelled",
     "init": "model.init",
     "epochs": "schedule.epochs",

@@ -53,6 +53,8 @@ class DataConfig:
     """Read pictures that links point to outside the data folder; otherwise they are left out."""
     image_cache: Literal["auto", "memory", "off"] = AUTO
     """Decoded images kept in memory: 'auto' where they fill at most a quarter of what is free."""
+    labels: str | None = None
+    """A CSV of corrected labels, as `deitkit review` writes, laid over them. Short: labels."""
     unlabelled: str | None = None
     """A folder of pictures without labels: only the teacher speaks of them. Short: unlabelled."""
 
@@ -279,6 +281,10 @@ class RunSection:
     """Refuse to go on where the result could differ from an uninterrupted run."""
     log_interval: int = 10
     """Steps between two lines in metrics.jsonl."""
+    report: bool = True
+    """Write report.html when the run ends, also when it is interrupted."""
+    tensorboard: bool = False
+    """Write the same numbers as metrics.jsonl for TensorBoard (deitkit[tensorboard])."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -120,6 +120,11 @@ class ImageSet:
             kept=join_pixels(self._kept, other._kept),
         )
 
+    def relabelled(self, labels_N: np.ndarray) -> ImageSet:
+        """The same images under other labels."""
+        assert labels_N.shape == self.labels.shape
+        return self._changed(labels=labels_N)
+
     def decoded_as(
         self, *, channels: int, background: tuple[int, int, int] | None = None
     ) -> ImageSet:

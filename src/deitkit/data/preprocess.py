@@ -141,13 +141,19 @@ def _check_sides(image_size: object) -> None:
         _refuse(f"image_size is {image_size!r}, not two whole numbers from 1 to {LARGEST_SIDE}")
 
 
+def covered_sides(spec: Preprocessing) -> tuple[int, int]:
+    """Height and width that a resized image covers at least, before the crop."""
+    # The small term keeps 69.99999999999999, a rounding of 63 / 0.9, from becoming 69.
+    height, width = (int(side / spec.crop_ratio + 1e-9) for side in spec.image_size)
+    return height, width
+
+
 def resized_size(size: tuple[int, int], spec: Preprocessing) -> tuple[int, int]:
     """Return (height, width) to which an image of `size` is resized before the centre crop.
 
     Never less than `spec.image_size`; whole-number arithmetic, so that every engine agrees.
     """
-    # The small term keeps 69.99999999999999, a rounding of 63 / 0.9, from becoming 69.
-    covered_height, covered_width = (int(side / spec.crop_ratio + 1e-9) for side in spec.image_size)
+    covered_height, covered_width = covered_sides(spec)
     height, width = size
     if spec.resize == "squash":
         return covered_height, covered_width

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,58 +10,12 @@ import torch
 from deitkit.artifacts.bundle import Bundle
 from deitkit.data import DecodePolicy, ImageSet
 from deitkit.data.preprocess import preprocess
+from deitkit.evaluation.answers import answer, in_blocks_of
 from deitkit.evaluation.diagnostics import Diagnostics, diagnose, token_cosines
+from deitkit.evaluation.evaluation import NOBODY, Evaluation, OtherAnswers
 from deitkit.evaluation.logits import EVALUATION_BATCH_SIZE, HeadLogits, collect_logits, fuse
-from deitkit.evaluation.metrics import Metrics, softmax, summarise
+from deitkit.evaluation.metrics import softmax, summarise
 from deitkit.flow import Prediction
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class OtherAnswers:
-    """What others say of the images of an evaluation, in its order of images and classes."""
-
-    teacher_NK: np.ndarray | None = None
-    """The teacher's logits."""
-    decisions_N: np.ndarray | None = None
-    """The classes that another run chose."""
-    said: tuple[str, ...] = ()
-    """Who they are, a sentence each."""
-
-
-NOBODY = OtherAnswers()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Metrics of the fused heads, and of each alone."""
-
-    source: str
-    fusion: str
-    heads: dict[str, Metrics]
-    """"fused", and for a model with the distillation token also "cls" and "dist"."""
-    diagnostics: Diagnostics | None = None
-    """Of a model with the distillation token, and where others were asked."""
-    asked: tuple[str, ...] = ()
-    """Which others, a sentence each."""
-
-    @property
-    def fused(self) -> Metrics:
-        return self.heads["fused"]
-
-    @property
-    def accuracy(self) -> float:
-        """Share of images whose most probable class is theirs, 0 to 1."""
-        return self.fused.top1
-
-    def to_dict(self) -> dict[str, Any]:
-        heads = {name: metrics.to_dict() for name, metrics in self.heads.items()}
-        return {
-            "data": self.source,
-            "fusion": self.fusion,
-            "heads": heads,
-            "asked": list(self.asked),
-            "diagnostics": None if self.diagnostics is None else self.diagnostics.to_dict(),
-        }
 
 
 class Predictor:
@@ -145,29 +97,55 @@ class Predictor:
             other_decisions_N=others.decisions_N,
         )
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.bundle.class_names)
+
+    @property
+    def num_params(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def threshold(self) -> float | None:
+        """The highest probability below this: the model is not sure."""
+        return self.bundle.threshold
+
     @torch.no_grad()
     def predict(
         self, pictures: Iterator[tuple[str, np.ndarray]], *, embeddings: bool = False
     ) -> Iterator[tuple[Prediction, np.ndarray | None]]:
         """One prediction for each (name, uint8 HWC picture), and its embedding [D] if asked."""
-        block: list[tuple[str, np.ndarray]] = []
-        for picture in pictures:
-            block.append(picture)
-            if len(block) == EVALUATION_BATCH_SIZE:
-                yield from self._predict_block(block, embeddings)
-                block = []
-        if block:
+        for block in in_blocks_of(EVALUATION_BATCH_SIZE, pictures):
             yield from self._predict_block(block, embeddings)
+
+    @torch.no_grad()
+    def probabilities(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """[N, K] float32 of pictures uint8 [H, W, C] of any sizes."""
+        if not pictures:
+            return np.zeros((0, len(self.class_names)), np.float32)
+        fused_NK, _ = self._answer(pictures, embeddings=False)
+        return softmax(fused_NK).astype(np.float32)
 
     def _predict_block(
         self, block: Sequence[tuple[str, np.ndarray]], embeddings: bool
     ) -> Iterator[tuple[Prediction, np.ndarray | None]]:
+        fused_NK, vectors_ND = self._answer([pixels for _, pixels in block], embeddings=embeddings)
+        for row, ((name, _), probabilities) in enumerate(
+            zip(block, softmax(fused_NK), strict=True)
+        ):
+            said = answer(name, probabilities, self.class_names, self.threshold)
+            yield said, None if vectors_ND is None else vectors_ND[row]
+
+    def _answer(
+        self, pictures: Sequence[np.ndarray], *, embeddings: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Fused logits [N, K], and the vectors before the head [N, D] if asked."""
         bundle = self.bundle
-        images = np.stack([preprocess(pixels, bundle.preprocessing) for _, pixels in block])
+        images = np.stack([preprocess(pixels, bundle.preprocessing) for pixels in pictures])
         batch = torch.from_numpy(images).to(self.device)
         output = self.model(batch)
         dist = None if output.dist_logits is None else output.dist_logits.float().cpu().numpy()
-        fused = fuse(
+        fused_NK = fuse(
             output.cls_logits.float().cpu().numpy(),
             dist,
             fusion=bundle.fusion,
@@ -175,14 +153,4 @@ class Predictor:
             weight=bundle.fusion_weight,
         )
         vectors = self.model.embed(batch).float().cpu().numpy() if embeddings else None
-        for row, (name, probabilities) in enumerate(
-            zip((name for name, _ in block), softmax(fused), strict=True)
-        ):
-            best = int(probabilities.argmax())
-            prediction = Prediction(
-                source=name,
-                class_name=bundle.class_names[best],
-                probability=float(probabilities[best]),
-                probabilities=probabilities.astype(np.float32),
-            )
-            yield prediction, None if vectors is None else vectors[row]
+        return fused_NK, vectors

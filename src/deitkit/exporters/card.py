@@ -9,8 +9,7 @@ from typing import Any
 
 from deitkit.artifacts.bundle import Bundle
 from deitkit.data import printable
-from deitkit.data.preprocess import Preprocessing
-from deitkit.exporters.exported import covered_size
+from deitkit.data.preprocess import Preprocessing, covered_sides
 from deitkit.models import ImageModel
 
 MAX_LISTED = 100
@@ -104,7 +103,7 @@ def _class_lines(names: Sequence[str]) -> list[str]:
 
 def _preprocessing_lines(spec: Preprocessing) -> list[str]:
     height, width = spec.image_size
-    resized = " x ".join(map(str, covered_size(spec)))
+    resized = " x ".join(map(str, covered_sides(spec)))
     how = (
         f"both sides to {resized}"
         if spec.resize == "squash"

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from deitkit.artifacts.bundle import Bundle
 from deitkit.artifacts.state_tree import to_saved_tensors
-from deitkit.data.preprocess import Preprocessing, resized_size
 from deitkit.errors import ModelFileError
 from deitkit.models import DeiT, ImageModel, create_model
 from deitkit.runtime.sealed_folder import MANIFEST, replace_folder
@@ -28,7 +27,12 @@ CARD_FILE = "README.md"
 PLACEHOLDER = "path/to/this/folder"
 """Stands in a card for wherever the folder is."""
 WITHOUT_CONVOLUTIONS = "train it with model.stem=linear model.mlp_conv=false"
-EXPORT_FILES = (WEIGHTS_FILE, CONFIG_FILE, PROCESSOR_FILE, CARD_FILE, MANIFEST)
+ONNX_FILE = "model.onnx"
+INT8_FILE = "model.int8.onnx"
+EXPORT_FILES = (
+    *(WEIGHTS_FILE, CONFIG_FILE, PROCESSOR_FILE, CARD_FILE, MANIFEST),
+    *(ONNX_FILE, INT8_FILE),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +74,6 @@ def with_token_rows(pos_embed_1PD: Tensor, *, num_special_tokens: int) -> Tensor
     """
     rows_1SD = pos_embed_1PD.new_zeros(1, num_special_tokens, pos_embed_1PD.shape[2])
     return torch.cat([rows_1SD, pos_embed_1PD], dim=1)
-
-
-def covered_size(spec: Preprocessing) -> tuple[int, int]:
-    """Height and width that a resized image covers before the crop."""
-    return resized_size(spec.image_size, replace(spec, resize="squash"))
 
 
 def convolutions(model: DeiT) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from deitkit.artifacts.bundle import Bundle
-from deitkit.data.preprocess import Preprocessing
+from deitkit.data.preprocess import Preprocessing, covered_sides
 from deitkit.exporters.card import model_card
 from deitkit.exporters.exported import (
     CARD_FILE,
@@ -24,7 +24,6 @@ from deitkit.exporters.exported import (
     Exported,
     answer_notes,
     convolutions,
-    covered_size,
     no_such_network,
     outline,
     weights_bytes,
@@ -171,7 +170,7 @@ def _config(bundle: Bundle, outlined: DeiT) -> dict[str, Any]:
 
 def _processor(spec: Preprocessing) -> dict[str, Any]:
     """CLIP's processor: the one that resizes either way and crops in every release."""
-    height, width = covered_size(spec)
+    height, width = covered_sides(spec)
     squashed = {"height": height, "width": width}
     return {
         "image_processor_type": "CLIPImageProcessor",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deitkit.errors import ConfigError, ModelFileError
-from deitkit.teachers.adapters.optional import check_torchvision, optional_package
+from deitkit.runtime.optional import check_torchvision, optional_package
 from deitkit.teachers.classifier import Classifier
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deitkit.errors import ModelFileError
-from deitkit.teachers.adapters.onnx_file import read_onnx
-from deitkit.teachers.adapters.optional import optional_package
+from deitkit.runtime.onnx_file import read_onnx
+from deitkit.runtime.optional import optional_package
 from deitkit.teachers.classifier import Classifier
 from deitkit.teachers.digests import teacher_digest
 from deitkit.teachers.outputs import Ask, are_probabilities, bad_output

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deitkit.errors import ConfigError, ModelFileError
-from deitkit.teachers.adapters.optional import check_torchvision, optional_package
+from deitkit.runtime.optional import check_torchvision, optional_package
 from deitkit.teachers.classifier import Classifier
 
 CROP_MODES = {"center": "shorter", "squash": "squash"}

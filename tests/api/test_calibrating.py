@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deitkit.api.fusing import fit_run_fusion
+from deitkit.api.calibrating import calibrate_bundle
 from deitkit.artifacts.bundle import Bundle, load_bundle, save_bundle
 from deitkit.data.preprocess import Preprocessing
 from deitkit.evaluation.fusion import fit_fusion
@@ -50,11 +50,17 @@ def test_a_head_that_knows_nothing_gets_no_weight(tmp_path):
     # Labels that the class head gets right.
     images.labels[:] = logits.cls_NK.argmax(axis=1)
     expected = fit_fusion(logits.cls_NK, logits.dist_NK, images.labels)
-    fitted = fit_run_fusion(tmp_path / "best", images, device=CPU)
+    calibrated = calibrate_bundle(tmp_path / "best", images, device=CPU, fits_fusion=True)
+    fitted = calibrated.fusion
     assert fitted == expected and fitted.weight < 0.2
     bundle = load_bundle(tmp_path / "best")
     assert (bundle.fusion, bundle.fusion_weight) == ("fitted", fitted.weight)
-    assert bundle.provenance == {"steps": 7, "fusion": fitted.to_dict()}
+    assert bundle.provenance == {
+        "steps": 7,
+        "fusion": fitted.to_dict(),
+        "calibration": calibrated.to_dict(),
+    }
+    assert bundle.temperature == calibrated.temperature.temperature != 1, "labels it always hits"
     for key, value in before.state_dict.items():
         assert torch.equal(bundle.state_dict[key], value)
     evaluation = Predictor(bundle, device=CPU).evaluate(images, source="toy")
@@ -62,8 +68,13 @@ def test_a_head_that_knows_nothing_gets_no_weight(tmp_path):
     assert evaluation.accuracy == pytest.approx(np.mean(fused.argmax(axis=1) == images.labels))
 
 
-def test_one_head_leaves_the_bundle_alone(tmp_path):
+def test_a_second_time_gives_the_same_bytes(tmp_path):
+    """K: a kill between bundle and result.json is made good by doing it again."""
+    images = toy_images(90, seed=3)
     saved(tmp_path / "best", toy_model())
-    before = {path.name: path.read_bytes() for path in (tmp_path / "best").iterdir()}
-    assert fit_run_fusion(tmp_path / "best", toy_images(9), device=CPU) is None
-    assert {path.name: path.read_bytes() for path in (tmp_path / "best").iterdir()} == before
+    files = []
+    for _ in range(2):
+        calibrated = calibrate_bundle(tmp_path / "best", images, device=CPU, fits_fusion=True)
+        assert calibrated.fusion is None, "one head"
+        files.append({path.name: path.read_bytes() for path in (tmp_path / "best").iterdir()})
+    assert files[0] == files[1]

@@ -1,0 +1,108 @@
+"""What is fitted on validation images when a run ends, and kept in its best bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from deitkit.artifacts.bundle import Bundle
+    from deitkit.data import ImageSet
+    from deitkit.evaluation.calibration import FittedTemperature, FittedThreshold
+    from deitkit.evaluation.fusion import FittedFusion
+    from deitkit.evaluation.logits import HeadLogits
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibrated:
+    """What was fitted, and what the best weights say of the validation images."""
+
+    bundle: Bundle
+    """As it is on disk now."""
+    logits: HeadLogits
+    fusion: FittedFusion | None
+    """None unless asked for, and for a model with one head."""
+    temperature: FittedTemperature
+    threshold: FittedThreshold
+
+    def fused(self, logits: HeadLogits | None = None) -> np.ndarray:
+        """[N, K] as the bundle fuses: of all validation images, or of these."""
+        bundle = self.bundle
+        chosen = self.logits if logits is None else logits
+        return chosen.fused(bundle.fusion, bundle.temperature, bundle.fusion_weight)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "temperature": self.temperature.to_dict(),
+            "threshold": self.threshold.to_dict(),
+        }
+
+
+def calibrate_bundle(
+    folder: Path, images: ImageSet, *, device: torch.device, fits_fusion: bool
+) -> Calibrated:
+    """Fit temperature and threshold, and if asked the fusion of the heads, and write the bundle.
+
+    All from the weights alone: a second time it finds the same, and leaves the files alone. What
+    was found is in the bundle's provenance.
+
+    Raises:
+        DataError, ModelFileError: an image cannot be read, the bundle is damaged, logits are not
+            finite.
+        ResourceError: the disk refused; the bundle is then the one it was.
+    """
+    from deitkit.artifacts.bundle import load_bundle, save_bundle
+    from deitkit.evaluation.calibration import fit_temperature, fit_threshold
+    from deitkit.evaluation.fusion import fit_fusion
+    from deitkit.evaluation.logits import collect_logits
+    from deitkit.evaluation.metrics import softmax
+
+    found = bundle = load_bundle(folder)
+    logits = collect_logits(
+        bundle.build_model().to(device), images, bundle.preprocessing, device=device
+    )
+    assert logits is not None, "nothing asked it to stop"
+    labels_N = images.labels
+    fusion, provenance = None, dict(bundle.provenance)
+    if fits_fusion and logits.dist_NK is not None:
+        fusion = fit_fusion(logits.cls_NK, logits.dist_NK, labels_N)
+        provenance["fusion"] = fusion.to_dict()
+        bundle = replace(bundle, fusion="fitted", fusion_weight=fusion.weight)
+    kind, weight = bundle.fusion, bundle.fusion_weight
+    temperature = fit_temperature(lambda t: logits.fused(kind, t, weight), labels_N)
+    fused_NK = logits.fused(kind, temperature.temperature, weight)
+    threshold = fit_threshold(softmax(fused_NK), labels_N)
+    provenance["calibration"] = {
+        "temperature": temperature.to_dict(),
+        "threshold": threshold.to_dict(),
+    }
+    bundle = replace(
+        bundle,
+        temperature=temperature.temperature,
+        threshold=threshold.threshold,
+        provenance=provenance,
+    )
+    if _fitted(bundle) != _fitted(found):
+        save_bundle(folder, bundle)
+    return Calibrated(
+        bundle=bundle,
+        logits=logits,
+        fusion=fusion,
+        temperature=temperature,
+        threshold=threshold,
+    )
+
+
+def _fitted(bundle: Bundle) -> tuple[Any, ...]:
+    return (
+        bundle.fusion,
+        bundle.fusion_weight,
+        bundle.temperature,
+        bundle.threshold,
+        bundle.provenance,
+    )

@@ -1,0 +1,1 @@
+"""A model over HTTP: bounded, batched, quiet. It stores nothing and fetches nothing."""

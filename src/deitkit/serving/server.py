@@ -1,0 +1,185 @@
+"""One process that serves until it is told to stop: uvicorn, with absolute deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from deitkit.errors import ResourceError
+from deitkit.serving.guard import Guard, Limits
+from deitkit.serving.metrics import Meter
+
+HEADER_TIMEOUT_S = 5.0
+MAX_CHUNKS = 10_000
+"""Pieces that a body may be cut into by its sender: each costs time."""
+MAX_HEADER_BYTES = 16_384
+DRAIN_TIMEOUT_S = 10
+GRACE_S = 0.5
+"""After the signal, for clients that keep their connection, to be told to close it."""
+BACKLOG = 1024
+
+
+class _Connection(h11.Connection):
+    """Counts the chunks of a body (FAULTS S02)."""
+
+    num_chunks = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Data) and event.chunk_start:
+            self.num_chunks += 1
+            if self.num_chunks > MAX_CHUNKS:
+                raise h11.RemoteProtocolError("too many chunks")
+        elif isinstance(event, h11.EndOfMessage):
+            self.num_chunks = 0
+        return event
+
+
+class _Protocol(H11Protocol):
+    """Gives the headers of a request a deadline, however slowly they trickle (FAULTS S03)."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn = _Connection(h11.SERVER, MAX_HEADER_BYTES)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._start_timer()
+
+    def data_received(self, data: bytes) -> None:
+        if self._timer is None and self.conn.their_state is h11.IDLE:
+            self._start_timer()
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(HEADER_TIMEOUT_S, self._too_slow)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        if self.transport.is_closing():
+            return
+        self.transport.write(
+            b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """Ends with what is under way answered, and code 0; at the second signal at once."""
+
+    def __init__(self, config: uvicorn.Config, guard: Guard, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._guard = guard
+        self._on_stop = on_stop
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {
+            number: signal.signal(number, self.handle_exit)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            os._exit(128 + sig)
+        self._guard.is_stopping = True
+        self._on_stop()
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.sleep(GRACE_S)
+        await super().shutdown(sockets)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens, before the model is loaded (FAULTS S18).
+
+    Raises:
+        ResourceError: PORT, it is in use or not allowed.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ResourceError(
+            "PORT", f"{host}:{port}", f"cannot listen there ({reason})", "choose another port="
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def host_names(host: str, port: int, more: tuple[str, ...]) -> frozenset[str]:
+    """Values of Host that are answered: the address, this machine's own names, and `more`."""
+    shown = f"[{host}]" if ":" in host else host
+    names = {shown, "localhost", "127.0.0.1", "[::1]", *more}
+    with_port = {name if ":" in name.rpartition("]")[2] else f"{name}:{port}" for name in names}
+    return frozenset(name.lower() for name in with_port | (names if port == 80 else set(more)))
+
+
+def serve(
+    app: Any,
+    listener: socket.socket,
+    *,
+    hosts: frozenset[str],
+    limits: Limits,
+    meter: Meter,
+    log: Callable[[str], None] = lambda line: None,
+    on_stop: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer on `listener` until SIGTERM or SIGINT; then finish what is under way.
+
+    `on_stop` is called by the signal, `log` with one line a request.
+    """
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    guard = Guard(app, limits, meter, hosts, log)
+    config = uvicorn.Config(
+        guard,
+        http=_Protocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
+        backlog=BACKLOG,
+    )
+    _Server(config, guard, on_stop).run(sockets=[listener])

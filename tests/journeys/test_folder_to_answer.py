@@ -1,0 +1,107 @@
+"""The road of a model: folder, check, training, report, comparison, explanation, file, server."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.journeys.commands import PROGRAM, QUIET, installed
+from tests.journeys.conftest import TINY, make_splits
+from tests.journeys.final_state import files_of
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("fastapi")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A user's folder with pictures in it; every command starts here."""
+    folder = tmp_path_factory.mktemp("user")
+    make_splits(folder / "photos", train=10, val=7, test=4)
+    return folder
+
+
+def run(folder: Path, *words: object) -> str:
+    ended = installed(*words, folder=folder)
+    assert ended.code == 0, f"{words}: {ended.err}"
+    return ended.out
+
+
+def answers(rows: list[dict]) -> dict[str, dict[str, float]]:
+    return {Path(row["source"]).name: row["probabilities"] for row in rows}
+
+
+def test_the_whole_road(folder):
+    """Each step through the installed program; every way to ask gives the same answers (1e-4)."""
+    before = files_of(folder / "photos")
+    checked = json.loads(run(folder, "check", "data=photos", "--json"))
+    assert checked
+    for out, more in (
+        ("teacher", ["model=small_cnn", *TINY[4:]]),
+        ("student", ["teacher=teacher", "model=deit_nano_distilled_patch4_16", *TINY[1:]]),
+    ):
+        run(folder, "train", "data=photos", f"out={out}", *more)
+    report = (folder / "student" / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in report and "http" not in re.sub(r"http://www\.w3\.org\S*", "", report)
+    compared = json.loads(run(folder, "compare", "student", "teacher", "--json"))
+    assert compared
+    picture = next((folder / "photos" / "test").rglob("*.png"))
+    run(folder, "explain", "student", picture, "out=why.png")
+    assert (folder / "why.png").read_bytes().startswith(b"\x89PNG")
+    run(folder, "export", "student", "to=onnx", "int8=true", "tolerance=0.2")
+    pictures = folder / "photos" / "test"
+    own = answers(json.loads(run(folder, "predict", "student", pictures, "--json")))
+    assert len(own) == 12
+    for name, tolerance in (("model.onnx", 1e-4), ("model.int8.onnx", 0.2)):
+        file = folder / "student" / "export-onnx" / name
+        theirs = answers(json.loads(run(folder, "predict", file, pictures, "--json")))
+        assert_alike(theirs, own, tolerance)
+    for served in ("student", "student/export-onnx/model.onnx"):
+        assert_alike(over_http(folder, served, pictures), own, 1e-4)
+    assert files_of(folder / "photos") == before
+
+
+def assert_alike(theirs: dict, own: dict, tolerance: float) -> None:
+    assert theirs.keys() == own.keys()
+    for name, probabilities in own.items():
+        assert theirs[name] == pytest.approx(probabilities, abs=tolerance), name
+
+
+def over_http(folder: Path, served: str, pictures: Path) -> dict[str, dict[str, float]]:
+    """Probabilities of each picture from `deitkit serve`, which ends well on SIGTERM."""
+    import os
+
+    server = subprocess.Popen(
+        [str(PROGRAM), "serve", served, "port=0"],
+        cwd=folder,
+        env=os.environ | QUIET,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        said = []
+        address = None
+        for line in server.stdout:
+            said.append(line)
+            if address := re.search(r"http://127\.0\.0\.1:\d+", line):
+                break
+        assert address is not None, "".join(said)
+        found = {}
+        for path in sorted(pictures.rglob("*.png")):
+            answer = httpx.post(f"{address[0]}/v1/predict", content=path.read_bytes(), timeout=30)
+            assert answer.status_code == 200, answer.text
+            (prediction,) = answer.json()["predictions"]
+            found[path.name] = {row["class"]: row["probability"] for row in prediction["top"]}
+    finally:
+        server.send_signal(signal.SIGTERM)
+        code = server.wait(timeout=30)
+    assert code == 0
+    return found

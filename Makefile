@@ -41,13 +41,16 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP_INSTALL) -e ".[dev]"
 	touch $@
 
-# Tests of the pages need Debian's chromium; without it they are skipped and say so.
-browser:
+# Tests of the pages need Debian's chromium, and onnxruntime-web in the user's cache (fetched as
+# `deitkit export to=web` does); without them they are skipped and say so.
+browser: $(VENV)/.installed-dev
 	@if [ ! -x /usr/bin/chromium ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing chromium for the tests of the pages (once)"; \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 			>/dev/null 2>&1 || echo "no chromium: the tests of the pages are skipped"; \
 	fi
+	@$(BIN)/python -c "from deitkit.exporters.web_runtime import web_runtime; web_runtime()" \
+		2>/dev/null || echo "no onnxruntime-web: its tests are skipped"
 
 clean:
 	rm -rf $(VENV) dist build

@@ -1,6 +1,6 @@
 """How well doubtful labels are found, and what 150 corrections win back.
 
-    python benchmarks/label_repair.py [--core 1] [--budget 4m] [--out runs/benchmarks/label-repair]
+    python benchmarks/label_repair.py [--core 1] [--budget 10m] [--seeds 3]
 
 imagenette, 3,200 training images at 64 px, 8 % of them under a wrong label (seed 0, evenly among
 the other classes). A student without a teacher is trained on the noisy labels; all its images are
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -24,12 +25,11 @@ import numpy as np
 from distillation import mobilenet_v2, pin, read_pairs
 
 import deitkit
-from deitkit.api.reviewing import find_doubtful
+from deitkit.api.reviewing import Doubtful, find_doubtful
 from deitkit.data import open_split
 from deitkit.data.label_overlay import CHANGE, KEEP, LabelEdit, write_overlay
 from deitkit.evaluation.doubts import doubts, ranked
 from deitkit.evaluation.metrics import softmax, wilson_interval
-from deitkit.evaluation.paired import paired_gain
 from deitkit.teachers.class_match import match_classes
 from deitkit.training.teacher_clean import ask_on_clean
 
@@ -42,7 +42,6 @@ SETTINGS: dict[str, Any] = {
     "lr": 0.013,
     "init": "scratch",
     "workers": 0,
-    "seed": 0,
 }
 
 
@@ -70,15 +69,14 @@ def write_folders(a: argparse.Namespace) -> dict[str, str]:
     return truth
 
 
-def train(a: argparse.Namespace, name: str, **more: Any) -> tuple[Any, np.ndarray]:
+def train(a: argparse.Namespace, name: str, seed: int, **more: Any) -> tuple[Any, np.ndarray]:
     """A run, and which test images it is right on."""
     folder = "noisy" if name == "repaired" else name
-    run = deitkit.train(
-        data=str(a.out / folder), out=str(a.out / "runs" / name), **SETTINGS, **more
-    )
+    out = a.out / "runs" / f"{name}-{seed}"
+    run = deitkit.train(data=str(a.out / folder), out=str(out), seed=seed, **SETTINGS, **more)
     images = open_split(a.out / "test", class_names=run.class_names)
     right_N = run.predictor.fused_logits(images).argmax(axis=1) == images.labels
-    print(name, f"{100 * right_N.mean():.2f} %", flush=True)
+    print(name, seed, f"{100 * right_N.mean():.2f} %", flush=True)
     return run, right_N
 
 
@@ -91,6 +89,27 @@ def found_share(order: np.ndarray, wrong_N: np.ndarray) -> dict[str, Any]:
     }
 
 
+def mean_and_error(values: list[float]) -> dict[str, float]:
+    """Over seeds, with the standard error of the mean."""
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.inf
+    return {"mean": float(np.mean(values)), "standard_error": error}
+
+
+def write_corrections(path: Path, doubtful: Doubtful, order: np.ndarray, true_N: list[str]) -> None:
+    """What a careful person answers to the first pictures of `order`."""
+    edits = {}
+    for place in order.tolist():
+        row = doubtful.row(place)
+        is_wrong = row["label"] != true_N[place]
+        edits[row["id"]] = LabelEdit(
+            image_id=row["id"],
+            path=row["path"],
+            action=CHANGE if is_wrong else KEEP,
+            label=true_N[place] if is_wrong else "",
+        )
+    write_overlay(path, edits)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -98,15 +117,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/label-repair"))
     parser.add_argument("--core", type=int, default=None)
-    parser.add_argument("--budget", default="4m")
+    parser.add_argument("--budget", default="10m")
+    parser.add_argument("--seeds", type=int, default=3)
     a = parser.parse_args()
     if a.core is not None:
         pin(a.core)
     if not (a.out / "runs").is_dir():
         shutil.rmtree(a.out, ignore_errors=True)
     truth = write_folders(a)
-    noisy, noisy_right_N = train(a, "noisy", budget=a.budget)
-    epochs = json.loads((noisy.folder / "result.json").read_text())["steps"]
+    noisy, right_N = train(a, "noisy", 0, budget=a.budget)
+    right: dict[str, list[np.ndarray]] = {"noisy": [right_N], "clean": [], "repaired": []}
+    steps = json.loads((noisy.folder / "result.json").read_text())["steps"]
     doubtful = find_doubtful(noisy)
     images = doubtful.images
     true_N = [truth[Path(images.describe(i)).name] for i in range(len(images))]
@@ -122,34 +143,26 @@ def main() -> None:
         "num_images": len(images),
         "num_wrong": int(wrong_N.sum()),
         "student": found_share(doubtful.order, wrong_N),
+        "teacher": found_share(ranked(doubts(images.labels, [teacher_NK])), wrong_N),
         "student_and_teacher": found_share(both, wrong_N),
     }
     print(json.dumps(facts, indent=1), flush=True)
-    edits = {}
-    for place in both[:NUM_CORRECTED].tolist():
-        row = doubtful.row(place)
-        action = CHANGE if wrong_N[place] else KEEP
-        label = true_N[place] if wrong_N[place] else ""
-        edits[row["id"]] = LabelEdit(
-            image_id=row["id"], path=row["path"], action=action, label=label
-        )
-    write_overlay(a.out / "labels.csv", edits)
-    same = {"schedule.steps": epochs}
-    _, clean_right_N = train(a, "clean", **same)
-    _, repaired_right_N = train(a, "repaired", labels=str(a.out / "labels.csv"), **same)
-    lost = clean_right_N.mean() - noisy_right_N.mean()
+    write_corrections(a.out / "labels.csv", doubtful, both[:NUM_CORRECTED], true_N)
+    more = {"noisy": {}, "clean": {}, "repaired": {"labels": str(a.out / "labels.csv")}}
+    for seed in range(a.seeds):
+        for name, settings in more.items():
+            if len(right[name]) == seed:
+                _, right_N = train(a, name, seed, **{"schedule.steps": steps}, **settings)
+                right[name].append(right_N)
+    accuracy = {name: [float(one.mean()) for one in found] for name, found in right.items()}
+    lost = [c - n for c, n in zip(accuracy["clean"], accuracy["noisy"], strict=True)]
+    won = [r - n for r, n in zip(accuracy["repaired"], accuracy["noisy"], strict=True)]
     facts |= {
-        "steps": epochs,
-        "accuracy": {
-            "clean": clean_right_N.mean(),
-            "noisy": noisy_right_N.mean(),
-            "repaired": repaired_right_N.mean(),
-        },
-        "lost": paired_gain(noisy_right_N, clean_right_N).to_dict(),
-        "won_back": paired_gain(repaired_right_N, noisy_right_N).to_dict(),
-        "share_won_back": float((repaired_right_N.mean() - noisy_right_N.mean()) / lost)
-        if lost
-        else None,
+        "steps": steps,
+        "accuracy": accuracy,
+        "lost": mean_and_error(lost),
+        "won_back": mean_and_error(won),
+        "share_won_back": float(np.mean(won) / np.mean(lost)) if np.mean(lost) > 0 else None,
     }
     (a.out / "result.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(json.dumps(facts, indent=1))

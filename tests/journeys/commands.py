@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -135,3 +139,30 @@ def installed(*argv: Any, folder: Path, **options: Any) -> Ended:
         **options,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def serving(*words: Any, folder: Path | None = None) -> Iterator[str]:
+    """The address at which the installed `deitkit serve` (or review) answers; it must end well."""
+    verb = () if words[0] == "review" else ("serve",)
+    server = subprocess.Popen(
+        [str(PROGRAM), *verb, *map(str, words), "port=0"],
+        cwd=folder,
+        env=os.environ | QUIET,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert server.stdout is not None
+    said, address = [], None
+    try:
+        for line in server.stdout:
+            said.append(line)
+            if address := re.search(r"http://127\.0\.0\.1:\d+", line):
+                break
+        assert address is not None, "".join(said)
+        yield address[0]
+    finally:
+        server.send_signal(signal.SIGTERM)
+        code = server.wait(timeout=60)
+    assert code == 0, "".join(said)

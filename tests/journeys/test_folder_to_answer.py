@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.journeys.commands import PROGRAM, QUIET, installed
+from tests.journeys.commands import installed, serving
 from tests.journeys.conftest import TINY, make_splits
 from tests.journeys.final_state import files_of
 
@@ -75,33 +73,11 @@ def assert_alike(theirs: dict, own: dict, tolerance: float) -> None:
 
 def over_http(folder: Path, served: str, pictures: Path) -> dict[str, dict[str, float]]:
     """Probabilities of each picture from `deitkit serve`, which ends well on SIGTERM."""
-    import os
-
-    server = subprocess.Popen(
-        [str(PROGRAM), "serve", served, "port=0"],
-        cwd=folder,
-        env=os.environ | QUIET,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert server.stdout is not None
-        said = []
-        address = None
-        for line in server.stdout:
-            said.append(line)
-            if address := re.search(r"http://127\.0\.0\.1:\d+", line):
-                break
-        assert address is not None, "".join(said)
-        found = {}
+    found = {}
+    with serving(served, folder=folder) as address:
         for path in sorted(pictures.rglob("*.png")):
-            answer = httpx.post(f"{address[0]}/v1/predict", content=path.read_bytes(), timeout=30)
+            answer = httpx.post(f"{address}/v1/predict", content=path.read_bytes(), timeout=30)
             assert answer.status_code == 200, answer.text
             (prediction,) = answer.json()["predictions"]
             found[path.name] = {row["class"]: row["probability"] for row in prediction["top"]}
-    finally:
-        server.send_signal(signal.SIGTERM)
-        code = server.wait(timeout=30)
-    assert code == 0
     return found

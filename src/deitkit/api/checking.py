@@ -4,28 +4,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deitkit.api.freeze import Progress, no_progress
+from deitkit.api.freeze import MEMORY_SHARE, Progress, no_progress
 from deitkit.data import DecodePolicy, open_dataset, printable
-from deitkit.data.sources import resolve_source
-from deitkit.errors import ConfigError, DataError
+from deitkit.errors import ConfigError, DataError, ResourceError
 from deitkit.runtime.durable import write_file
+from deitkit.runtime.memory import available_memory_bytes
 
 if TYPE_CHECKING:
     from deitkit.api.reviewing import Doubtful
     from deitkit.api.run import Run
-    from deitkit.data import Dataset
     from deitkit.data.doctor import Examined
 
-REPORT_FILE, JSON_FILE, SPLIT_FILE = "report.html", "report.json", "split.csv"
+REPORT_FILE, JSON_FILE, SPLIT_FOLDER = "report.html", "report.json", "split"
 NUM_DOUBTFUL = 48
 VAL_FRACTION = 0.1
 
@@ -37,46 +35,60 @@ class Checked:
     source: str
     stops: str | None
     """Why training would refuse this data; None where it would not."""
-    dataset: Dataset | None
     examined: Examined | None
-    """None where the data could not be read far enough."""
+    """None where not one picture could be read."""
     doubtful: Doubtful | None
+
+    def doubtful_places(self) -> list[int]:
+        """The labels that all who judge speak against with one voice, the most doubtful first."""
+        if self.doubtful is None:
+            return []
+        order = self.doubtful.order
+        return order[self.doubtful.contradicted()[order]][:NUM_DOUBTFUL].tolist()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        findings = [] if self.examined is None else self.examined.findings
         found: dict[str, Any] = {
             "source": self.source,
             "stops_training": self.stops,
-            "findings": [
-                {
-                    "code": one.code,
-                    "level": one.level,
-                    "title": one.title,
-                    "why": one.why,
-                    "do": one.do,
-                    "count": one.count,
-                    "groups": [
-                        [printable(self.examined.describe(place)) for place in group]
-                        for group in one.groups
-                    ]
-                    if self.examined is not None
-                    else [],
-                    "names": list(one.names),
-                }
-                for one in findings
-            ],
+            "findings": [],
             "doubtful_labels": [],
         }
-        if self.dataset is not None:
-            report = self.dataset.report.to_dict()
-            found["data"] = {
-                key: report[key] for key in ("num_images", "class_counts", "heights", "widths")
-            }
         if self.doubtful is not None:
-            rows = [row for row in self.doubtful.rows(NUM_DOUBTFUL) if row["doubt"] > 0]
+            rows = [self.doubtful.row(place) for place in self.doubtful_places()]
             found["doubtful_labels"] = [{**row, "path": printable(row["path"])} for row in rows]
+        if self.examined is None:
+            return found
+        describe = self.examined.images.describe
+        found["findings"] = [
+            {
+                "code": one.code,
+                "level": one.level,
+                "title": one.title,
+                "why": one.why,
+                "do": one.do,
+                "count": one.count,
+                "groups": [[printable(describe(place)) for place in group] for group in one.groups],
+                "names": list(one.names),
+            }
+            for one in self.examined.findings
+        ]
+        report = self.examined.whole.report.to_dict()
+        found["data"] = {
+            key: report[key] for key in ("num_images", "class_counts", "heights", "widths")
+        }
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenCheck:
+    """What `write_check` wrote."""
+
+    files: tuple[Path, ...]
+    split_command: str | None
+    """Trains on a split that keeps together what looks alike; None where there is none."""
+    split_note: str | None
+    """Why there is none, where one was to be expected."""
 
 
 def check(
@@ -84,36 +96,44 @@ def check(
 ) -> Checked:
     """Examine a data set; with a `run` trained on it, its labels as well. Changes nothing.
 
+    All its splits are looked at, the test split too, also where training would refuse it.
+
     Raises:
         ConfigError: the source does not exist.
         DataError: an image cannot be read any more.
     """
     from deitkit.data.doctor import examine
+    from deitkit.data.whole_source import open_whole
 
     shown = str(data) if isinstance(data, str | os.PathLike) else "a Python sequence"
+    keep_bytes = int(MEMORY_SHARE * (available_memory_bytes() or 0)) // 2
+
+    def reading(done: int, total: int | None) -> None:
+        progress("reading images", done, total)
+
+    dataset, stops = None, None
     try:
-        dataset = open_dataset(
-            data,
-            decode=DecodePolicy(),
-            progress=lambda done, total: progress("reading images", done, total),
-        )
+        dataset = open_dataset(data, decode=DecodePolicy(), keep_bytes=keep_bytes, progress=reading)
     except DataError as error:
-        return Checked(source=shown, stops=str(error), dataset=None, examined=None, doubtful=None)
-    has_own_split = "val" in resolve_source(data).splits
-    examined = examine(
-        dataset,
-        has_own_split=has_own_split,
-        progress=lambda done, total: progress("looking at pictures", done, total),
-    )
+        stops = str(error)
+    try:
+        whole = open_whole(data, dataset=dataset, keep_bytes=keep_bytes, progress=reading)
+    except DataError as error:
+        return Checked(source=shown, stops=stops or str(error), examined=None, doubtful=None)
+    examined = None
+    if whole is not None:
+        examined = examine(
+            whole, progress=lambda done, total: progress("looking at pictures", done, total)
+        )
     doubtful = None
     if run is not None:
         from deitkit.api.reviewing import find_doubtful
 
         doubtful = find_doubtful(run, data=data, progress=progress)
-    return Checked(source=shown, stops=None, dataset=dataset, examined=examined, doubtful=doubtful)
+    return Checked(source=shown, stops=stops, examined=examined, doubtful=doubtful)
 
 
-def write_check(checked: Checked, folder: Path) -> list[Path]:
+def write_check(checked: Checked, folder: Path) -> WrittenCheck:
     """The report as a page and as JSON, and a split that keeps together what looks alike.
 
     Raises:
@@ -128,40 +148,38 @@ def write_check(checked: Checked, folder: Path) -> list[Path]:
         raise ConfigError(
             "INSIDE_DATA", folder, "lies in the data, which is never written to", "choose out="
         )
-    facts = checked.to_dict()
+    command, note = _write_split(checked, folder / SPLIT_FOLDER)
+    facts = {**checked.to_dict(), "split_command": command, "split_note": note}
     files = {
         JSON_FILE: (json.dumps(facts, indent=1) + "\n").encode(),
         REPORT_FILE: render_page("check.html", _page_facts(checked, facts)),
     }
-    split = _split_table(checked, folder)
-    if split is not None:
-        files[SPLIT_FILE] = split
     for name, content in files.items():
         write_file(folder / name, content)
-    return [folder / name for name in files]
+    return WrittenCheck(
+        files=tuple(folder / name for name in files), split_command=command, split_note=note
+    )
 
 
-def _split_table(checked: Checked, folder: Path) -> bytes | None:
-    """path, label, split of every picture; None for data with a split of its own or without paths.
+def _write_split(checked: Checked, folder: Path) -> tuple[str | None, str | None]:
+    """The command that trains on a split of a folder that has none, or why there is none."""
+    from deitkit.data.split_table import split_table
 
-    Paths are absolute: the table lies elsewhere than the pictures.
-    """
-    examined = checked.examined
-    if examined is None or examined.has_own_split or not Path(checked.source).is_dir():
-        return None
+    examined, root = checked.examined, Path(checked.source).expanduser()
+    if examined is None or not root.is_dir() or not examined.whole.can_be_split:
+        return None, None
     try:
-        is_val_N = examined.split_together(VAL_FRACTION)
-    except ValueError:  # a class of one group alone
-        return None
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["path", "label", "split"])
-    names = examined.images.class_names
-    for place, is_val in enumerate(is_val_N):
-        label = names[examined.images.labels[place]]
-        path = os.path.relpath(Path(examined.describe(place)).absolute(), folder)
-        writer.writerow([path, label, "val" if is_val else "train"])
-    return stream.getvalue().encode("utf-8", "surrogateescape")
+        is_val_T = examined.split_together(VAL_FRACTION)
+        table = split_table(examined.whole, is_val_T, root)
+        words = table if isinstance(table, str) else table.write(folder)
+    except ValueError as error:
+        name = examined.images.class_names[error.args[0]]
+        words = f"all pictures of {printable(name)} look the same or like those of other classes"
+    except ResourceError as error:
+        words = str(error)
+    if isinstance(words, str):
+        return None, f"There is no split that keeps together what looks alike: {printable(words)}."
+    return shlex.join(["deitkit", "train", *words]), None
 
 
 def _page_facts(checked: Checked, facts: dict[str, Any]) -> dict[str, Any]:
@@ -170,43 +188,38 @@ def _page_facts(checked: Checked, facts: dict[str, Any]) -> dict[str, Any]:
     from deitkit.reporting.report_facts import data_facts
 
     examined, doubtful = checked.examined, checked.doubtful
-    findings = []
+    findings: list[dict[str, Any]] = []
+    data_rows: list[tuple[str, str]] = []
     if examined is not None:
-        names = examined.images.class_names
+        data_rows, _ = data_facts(examined.whole.report.to_dict())
         for one in examined.findings:
-            groups = [
-                [
-                    {
-                        "image": picture(examined.images.image(place), side=112),
-                        "label": names[examined.images.labels[place]],
-                        "split": "val"
-                        if examined.has_own_split and place >= examined.num_train
-                        else "",
-                        "path": examined.describe(place),
-                    }
-                    for place in group
-                ]
-                for group in one.groups
-            ]
+            groups = [[_shown(examined, place) for place in group] for group in one.groups]
             findings.append({"one": one, "groups": groups})
     doubts = []
     if doubtful is not None:
-        for place in doubtful.order[:NUM_DOUBTFUL].tolist():
-            row = doubtful.row(place)
-            if row["doubt"] > 0:
-                image = picture(doubtful.images.image(place), side=160)
-                doubts.append({**row, "image": image})
-    data_rows, _ = ([], []) if checked.dataset is None else data_facts(_report(checked.dataset))
+        for place in checked.doubtful_places():
+            shown = picture(doubtful.images.image(place))
+            doubts.append({**doubtful.row(place), "image": shown})
     return {
         "source": checked.source,
         "stops": checked.stops,
         "findings": findings,
         "doubts": doubts,
         "data": data_rows,
+        "split_command": facts["split_command"],
+        "split_note": facts["split_note"],
         "version": deitkit.__version__,
         "when": time.strftime("%Y-%m-%d %H:%M %Z"),
     }
 
 
-def _report(dataset: Dataset) -> dict[str, Any]:
-    return dataset.report.to_dict()
+def _shown(examined: Examined, place: int) -> dict[str, str]:
+    from deitkit.reporting.pages import picture
+
+    images, whole = examined.images, examined.whole
+    return {
+        "image": picture(images.image(place), side=112),
+        "label": images.class_names[images.labels[place]],
+        "split": whole.split_of(place) if len(whole.splits) > 1 else "",
+        "path": images.describe(place),
+    }

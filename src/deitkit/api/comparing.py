@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deitkit.api.freeze import Progress, no_progress
-from deitkit.api.reporting import DATA_REPORT_FILE, read_json, read_log
-from deitkit.api.request import CONFIG_FILE, METRICS_FILE
+from deitkit.api.reporting import read_json, read_log
+from deitkit.api.request import CONFIG_FILE, DATA_REPORT_FILE, METRICS_FILE
 from deitkit.api.run import Run, open_run
 from deitkit.config import build_config, flatten, read_config_file
 from deitkit.errors import ConfigError
@@ -164,6 +164,7 @@ def _latency_ms(predictor: Any, images: Any) -> float:
 
 
 def _settings(folder: Path) -> dict[str, str]:
+    """Of a run; of a bundle or file alone nothing is known."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         return {}
@@ -177,15 +178,17 @@ def _data(folder: Path) -> dict[str, str]:
     found = {f"{split} images": f"{count:,}" for split, count in report["num_images"].items()}
     found |= {side: "{} to {}".format(*report[side][::2]) for side in ("heights", "widths")}
     found["source"] = str(report["source"])
+    _, information = read_config_file(folder / CONFIG_FILE)
+    found["content, classes and split"] = information["identity"]["data"]
     return found
 
 
 def _differences(tables: Sequence[dict[str, str]]) -> dict[str, tuple[str, ...]]:
-    """The rows in which not all tables say the same; "" where one says nothing."""
-    names = list(dict.fromkeys(name for table in tables for name in table))
-    rows = {name: tuple(table.get(name, "") for table in tables) for name in names}
-    return {
-        name: values
-        for name, values in rows.items()
-        if len(set(values)) > 1 and name not in OF_THE_FOLDER
-    }
+    """The rows in which not all tables that say anything say the same; "" for the others."""
+    names = dict.fromkeys(name for table in tables for name in table)
+    found = {}
+    for name in names:
+        told = {table.get(name, "") for table in tables if table}
+        if len(told) > 1 and name not in OF_THE_FOLDER:
+            found[name] = tuple(table.get(name, "") for table in tables)
+    return found

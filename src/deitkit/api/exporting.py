@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deitkit.api.freeze import Progress, no_progress, scan
+from deitkit.api.model_card import model_card
 from deitkit.api.request import BEST_FOLDER, CONFIG_FILE, PYTHON_SEQUENCE, RESULT_FILE
 from deitkit.config import build_config, read_config_file
 from deitkit.data import DecodePolicy, ImageSet, open_split
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from deitkit.artifacts.bundle import Bundle
+    from deitkit.evaluation.predictor import Predictor
+    from deitkit.exporters.exported import Exported
     from deitkit.exporters.gate import Checked
 
-ONNX = "onnx"
+ONNX, WEB = "onnx", "web"
 TOLERANCE = 0.005
 """Accuracy, 0 to 1, that int8 may cost."""
 NUM_TIMED = 20
@@ -50,7 +53,7 @@ def formats() -> tuple[str, ...]:
     """What `to=` may say."""
     from deitkit.exporters.registry import FORMATS
 
-    return (ONNX, *FORMATS)
+    return (ONNX, WEB, *FORMATS)
 
 
 def export_run(
@@ -59,26 +62,31 @@ def export_run(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
-    int8: bool = False,
+    int8: bool | None = None,
     tolerance: float = TOLERANCE,
     data: Any = None,
+    runtime: str | Path | None = None,
     progress: Progress = no_progress,
 ) -> RunExport:
-    """Write the best bundle of a run, or a bundle: as ONNX, for timm or for Transformers (hf).
+    """Write the best bundle of a run, or a bundle: as ONNX, web page, or for timm or Transformers.
 
     `out` is `export-{to}` in the run by default, beside a bundle that is in no run. An earlier
     export there is replaced. A run that is not finished gives its best weights so far.
 
     An ONNX file is measured before it gets its name: all validation images of the run (`data` names
     others) go through file and bundle, and their answers must be the same (`exporters.gate`).
-    `int8` adds a smaller, faster file whose accuracy may be `tolerance` (0 to 1) lower.
+    `int8` adds a smaller, faster file whose accuracy may be `tolerance` (0 to 1) lower. The page of
+    "web" holds that one, unless `int8` is False; `runtime` is the archive of onnxruntime-web where
+    it is neither in the cache nor to be had from npm's registry.
 
     Raises:
         ConfigError: FORMAT; NOT_OURS where `out` holds something else; NO_DATA, a bundle alone does
-            not say what to measure on; MISSING_PACKAGE; SETTING for a tolerance that is no share.
+            not say what to measure on; MISSING_PACKAGE; SETTING for a tolerance that is no share,
+            or a setting of another format; NOT_FOUND for `runtime`.
         DataError: the images cannot be read.
         ModelFileError: what `load_bundle` raises; EXPORT, the library has no such network;
-            EXPORT_DRIFT and EXPORT_INT8, the file does not answer as the bundle does.
+            EXPORT_DRIFT and EXPORT_INT8, the file does not answer as the bundle does; OFFLINE and
+            CHECKSUM, of onnxruntime-web.
         ResourceError: the disk refused; nothing is left half written.
     """
     from deitkit.artifacts.bundle import load_bundle
@@ -86,26 +94,22 @@ def export_run(
     from deitkit.exporters.registry import FORMATS
     from deitkit.exporters.target import check_target
 
-    if to not in formats():
-        raise ConfigError("FORMAT", f"to={to}", "no such format", f"use {' or '.join(formats())}")
-    if int8 and to != ONNX:
-        raise ConfigError("SETTING", f"to={to}", "has no int8", f"use int8=true with to={ONNX}")
-    if not 0 <= tolerance <= 1:
-        raise ConfigError(
-            "SETTING", f"tolerance={tolerance:g}", "is no share of images", "use 0 to 1, as 0.005"
-        )
+    _check_settings(to, int8=int8, tolerance=tolerance, runtime=runtime)
     source = Path(folder).expanduser().resolve()
     target = _default_target(source, to) if out is None else Path(out).expanduser().resolve()
     check_target(target, kind=KIND, file_names=EXPORT_FILES, replaces_own=True, overwrite=overwrite)
     bundle = load_bundle(source)
     checked: Sequence[Checked] = ()
     checked_on = ""
-    if to == ONNX:
-        from deitkit.exporters.onnx_format import export_onnx
-
+    if to in (ONNX, WEB):
         images, checked_on = _validation_images(source, bundle, data, progress)
-        gate = _gate(bundle, images, tolerance, target, progress)
-        exported, checked = export_onnx(bundle, target, int8=int8, gate=gate)
+        exported, checked = _export_checked(
+            *(bundle, to, target, images),
+            int8=int8,
+            tolerance=tolerance,
+            runtime=runtime,
+            progress=progress,
+        )
     else:
         exported = FORMATS[to](bundle, target)
     return RunExport(
@@ -116,6 +120,58 @@ def export_run(
         is_finished=not (source / CONFIG_FILE).is_file() or (source / RESULT_FILE).is_file(),
         checked=tuple(checked),
         checked_on=checked_on,
+    )
+
+
+def _check_settings(
+    to: str, *, int8: bool | None, tolerance: float, runtime: str | Path | None
+) -> None:
+    if to not in formats():
+        raise ConfigError("FORMAT", f"to={to}", "no such format", f"use {' or '.join(formats())}")
+    if int8 is not None and to not in (ONNX, WEB):
+        raise ConfigError("SETTING", f"to={to}", "has no int8", f"use it with to={ONNX}")
+    if runtime is not None and to != WEB:
+        raise ConfigError("SETTING", f"to={to}", "has no runtime", f"use it with to={WEB}")
+    if not 0 <= tolerance <= 1:
+        raise ConfigError(
+            "SETTING", f"tolerance={tolerance:g}", "is no share of images", "use 0 to 1, as 0.005"
+        )
+
+
+def _export_checked(
+    bundle: Bundle,
+    to: str,
+    target: Path,
+    images: ImageSet,
+    *,
+    int8: bool | None,
+    tolerance: float,
+    runtime: str | Path | None,
+    progress: Progress,
+) -> tuple[Exported, list[Checked]]:
+    """The formats that hold an ONNX file."""
+    import torch
+
+    from deitkit.evaluation.predictor import Predictor
+    from deitkit.exporters.onnx_format import export_onnx
+    from deitkit.exporters.web_format import export_web
+    from deitkit.exporters.web_runtime import web_runtime
+
+    own = Predictor(bundle, device=torch.device("cpu"))
+    if to == ONNX:
+        gate = _gate(own, images, tolerance, target, progress)
+        return export_onnx(bundle, target, int8=bool(int8), gate=gate)
+    archive = None if runtime is None else Path(runtime).expanduser()
+    files = web_runtime(
+        archive, progress=lambda done, total: progress("fetching onnxruntime-web", done, total)
+    )
+    return export_web(
+        bundle,
+        target,
+        int8=int8 is not False,
+        gate=_gate(own, images, tolerance, target, progress),
+        card=model_card(own, explains=False),
+        runtime=files,
     )
 
 
@@ -159,18 +215,14 @@ def _validation_images(
 
 
 def _gate(
-    bundle: Bundle, images: ImageSet, tolerance: float, target: Path, progress: Progress
+    own: Predictor, images: ImageSet, tolerance: float, target: Path, progress: Progress
 ) -> Callable[[Path], Checked]:
-    """Measures a file against `bundle` on `images`; the bundle answers once."""
-    import torch
-
+    """Measures a file against the bundle on `images`; the bundle answers once."""
     from deitkit.evaluation.onnx_predictor import OnnxPredictor
     from deitkit.evaluation.paired import paired_gain
-    from deitkit.evaluation.predictor import Predictor
     from deitkit.exporters.exported import INT8_FILE
     from deitkit.exporters.gate import Checked, check_full_precision, check_int8
 
-    own = Predictor(bundle, device=torch.device("cpu"))
     own_NK = own.fused_logits(
         images, progress=lambda done, total: progress("asking the run", done, total)
     )

@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deitkit.api.freeze import Progress, no_progress, scan
+from deitkit.api.report_pictures import Answers, picture_groups
 from deitkit.api.request import (
     BEST_FOLDER,
     CONFIG_FILE,
+    DATA_REPORT_FILE,
     METRICS_FILE,
     PYTHON_SEQUENCE,
     RESULT_FILE,
@@ -27,28 +29,9 @@ from deitkit.runtime.durable import write_file
 from deitkit.runtime.strict_json import load_json
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from deitkit.artifacts.bundle import Bundle
-    from deitkit.data import ImageSet
-    from deitkit.evaluation.logits import HeadLogits
-    from deitkit.explanation.explainer import Explainer
+    from deitkit.evaluation.metrics import Metrics
 
 REPORT_FILE = "report.html"
-DATA_REPORT_FILE = "data_report.json"
-NUM_SHOWN = 8
-"""Pictures of each kind: the worst mistakes, the least sure."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Answers:
-    """What the best weights say of the validation images."""
-
-    bundle: Bundle
-    logits: HeadLogits
-    images: ImageSet
-    calibration: Mapping[str, Any] | None
-    """As a bundle's provenance has it; None where the run has not ended."""
 
 
 def write_report(
@@ -95,15 +78,17 @@ def write_report(
         "costs": costs(result, log, num_train),
         "data": data_rows,
         "data_warnings": data_warnings,
-        "command": f"deitkit train config={folder / CONFIG_FILE} out={folder.name}-again",
-        "config": config_text,
+        "command": shlex.join(
+            ["deitkit", "train", f"config={folder / CONFIG_FILE}", f"out={folder}-again"]
+        ),
+        "config": config_text.splitlines(),
         "version": deitkit.__version__,
         "when": time.strftime("%Y-%m-%d %H:%M %Z"),
     }
     if answers is not None and metrics is not None:
         facts |= class_tables(metrics)
         facts["calibration"] = _calibration(answers)
-        facts["pictures"] = _picture_groups(answers)
+        facts["pictures"] = picture_groups(answers)
     target = folder / REPORT_FILE if out is None else out
     write_file(target, render_page("report.html", facts))
     return target
@@ -120,13 +105,15 @@ def report_run(
 ) -> Path:
     """Write the page of a run again, with its best weights asked about its validation images.
 
+    A run that was killed before its first evaluation has none yet: its page shows no answers.
+
     Raises:
         ConfigError: NO_RUN, this is no run folder; NO_DATA, it does not say its images.
         DataError: the images cannot be read.
-        ModelFileError: it has no best bundle yet, or a damaged one.
+        ModelFileError: its best bundle is damaged.
         ResourceError: the disk refused.
     """
-    from deitkit.artifacts.bundle import load_bundle
+    from deitkit.artifacts.bundle import has_bundle, load_bundle
     from deitkit.evaluation.logits import collect_logits
     from deitkit.runtime.device import pick_device
 
@@ -134,6 +121,9 @@ def report_run(
     if not (path / CONFIG_FILE).is_file():
         raise ConfigError("NO_RUN", path, "is no run folder", "name one, such as runs/flowers")
     config = build_config(read_config_file(path / CONFIG_FILE)[0])
+    target = None if out is None else Path(out).expanduser()
+    if not has_bundle(path / BEST_FOLDER):
+        return write_report(path, answers=None, result=None, out=target)
     source = config.data.path
     if source is None or source == PYTHON_SEQUENCE:
         raise ConfigError(
@@ -156,7 +146,6 @@ def report_run(
         images=val,
         calibration=bundle.provenance.get("calibration"),
     )
-    target = None if out is None else Path(out).expanduser()
     return write_report(path, answers=answers, result=read_json(path / RESULT_FILE), out=target)
 
 
@@ -176,15 +165,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _fused(answers: Answers) -> np.ndarray:
-    bundle = answers.bundle
-    return answers.logits.fused(bundle.fusion, bundle.temperature, bundle.fusion_weight)
-
-
-def _metrics(answers: Answers) -> Any:
+def _metrics(answers: Answers) -> Metrics:
     from deitkit.evaluation.metrics import summarise
 
-    return summarise(_fused(answers), answers.images.labels, answers.bundle.class_names)
+    return summarise(answers.fused(), answers.images.labels, answers.bundle.class_names)
 
 
 def _headline(
@@ -237,7 +221,8 @@ def _summary(folder: Path, data: Any, teacher: Any) -> list[tuple[str, str]]:
     size = config.data.image_size
     shown = " x ".join(map(str, size)) if isinstance(size, list | tuple) else str(size)
     rows = [
-        ("model", f"{config.model.name}, at {shown} pixels"),
+        ("model", config.model.name),
+        ("image size", f"{shown} pixels, the same in every step"),
         ("start", "from scratch" if config.model.init == "scratch" else str(config.model.init)),
     ]
     if data is not None:
@@ -286,83 +271,4 @@ def _calibration(answers: Answers) -> Any:
     bundle = answers.bundle
     plain_NK = answers.logits.fused(bundle.fusion, 1.0, bundle.fusion_weight)
     labels_N = answers.images.labels
-    return calibration_facts(plain_NK, _fused(answers), labels_N, answers.calibration)
-
-
-def _picture_groups(answers: Answers) -> list[dict[str, Any]]:
-    """The worst mistakes and the least sure images, with what each head looked at."""
-    import numpy as np
-
-    from deitkit.evaluation.metrics import softmax
-
-    probabilities_NK = softmax(_fused(answers))
-    labels_N = answers.images.labels
-    said_N = probabilities_NK.argmax(axis=1)
-    sure_N = probabilities_NK.max(axis=1)
-    own_N = probabilities_NK[np.arange(len(labels_N)), labels_N]
-    wrong = np.flatnonzero(said_N != labels_N)
-    worst = wrong[np.argsort(own_N[wrong] - sure_N[wrong], kind="stable")][:NUM_SHOWN]
-    unsure = np.argsort(sure_N, kind="stable")
-    unsure = unsure[~np.isin(unsure, worst)][:NUM_SHOWN]
-    explainer = _explainer(answers.bundle)
-    groups = []
-    for title, words, chosen in (
-        (
-            "The worst mistakes",
-            "Sure, and wrong by the label. Some of these labels may be the mistake.",
-            worst,
-        ),
-        ("The least sure", "Where its best class has the lowest probability.", unsure),
-    ):
-        items = [_picture_facts(answers, explainer, int(i), probabilities_NK[i]) for i in chosen]
-        if items:
-            maps = " Maps show what speaks for its answer in each head: lighter is more."
-            shows_maps = len(items[0]["images"]) > 1
-            groups.append(
-                {"title": title, "words": words + (maps if shows_maps else ""), "shown": items}
-            )
-    return groups
-
-
-def _picture_facts(
-    answers: Answers, explainer: Explainer | None, index: int, probabilities_K: np.ndarray
-) -> dict[str, Any]:
-    from deitkit.reporting.pages import percent, picture
-
-    images, names = answers.images, answers.bundle.class_names
-    pixels_HWC = images.image(index)
-    said, truth = int(probabilities_K.argmax()), int(images.labels[index])
-    text = f"{names[said]} {percent(probabilities_K[said])}"
-    if said != truth:
-        text += f", labelled {names[truth]} ({percent(probabilities_K[truth])})"
-    shown = [(picture(pixels_HWC), "the picture")]
-    shown += [
-        (picture(overlaid), f"what the {head} head looked at")
-        for head, overlaid in _overlays(explainer, pixels_HWC)
-    ]
-    return {"images": shown, "text": text, "source": images.describe(index)}
-
-
-def _explainer(bundle: Bundle) -> Explainer | None:
-    """None for a network without tokens."""
-    import torch
-
-    from deitkit.evaluation.predictor import Predictor
-    from deitkit.explanation.explainer import Explainer, can_explain
-
-    predictor = Predictor(bundle, device=torch.device("cpu"))
-    return Explainer(predictor) if can_explain(predictor.model) else None
-
-
-def _overlays(explainer: Explainer | None, pixels_HWC: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Relevance of each head over the picture."""
-    from deitkit.explanation.overlay import overlay
-
-    if explainer is None:
-        return []
-    factor = max(1, 160 // max(pixels_HWC.shape[:2]))
-    large_HWC: np.ndarray = pixels_HWC.repeat(factor, axis=0).repeat(factor, axis=1)
-    explanation = explainer.explain(pixels_HWC)
-    return [
-        (one.head, overlay(large_HWC, one.grid_RC, box=explanation.box)) for one in explanation.maps
-    ]
+    return calibration_facts(plain_NK, answers.fused(), labels_N, answers.calibration)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from deitkit.api.freeze import Progress, no_progress, scan
 from deitkit.api.request import CONFIG_FILE, PYTHON_SEQUENCE
 from deitkit.api.run import Run, open_run
@@ -16,8 +18,6 @@ from deitkit.config import build_config, read_config_file
 from deitkit.errors import ConfigError, DeitkitError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from deitkit.data import Dataset, ImageSet
 
 LABELS_FILE = "labels.csv"
@@ -37,6 +37,12 @@ class Doubtful:
     """Probabilities [N, K] of the student, and of the teacher where there is one."""
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def contradicted(self) -> np.ndarray:
+        """bool [N]: all judges say one and the same class, and it is not the label."""
+        said_JN = [probabilities_NK.argmax(axis=1) for probabilities_NK in self.judges.values()]
+        is_one_N = np.all([said_N == said_JN[0] for said_N in said_JN], axis=0)
+        return np.asarray(is_one_N & (said_JN[0] != self.images.labels))
 
     def rows(self, num: int) -> list[dict[str, Any]]:
         """The first `num` in plain values."""
@@ -73,8 +79,6 @@ def find_doubtful(
         ConfigError: NO_RUN; NO_DATA, the run does not say where its images are.
         DataError, ModelFileError: images or bundle cannot be read.
     """
-    import numpy as np
-
     from deitkit.evaluation.doubts import doubts, ranked
     from deitkit.evaluation.metrics import softmax
 
@@ -143,6 +147,13 @@ def _ask_teacher(run: Run, images: ImageSet, progress: Progress) -> np.ndarray |
     return others.answers(images, progress).teacher_NK
 
 
+def _labels_of(run: Run) -> Path | None:
+    """The corrections that a run was trained with."""
+    path = run.folder / CONFIG_FILE
+    labels = build_config(read_config_file(path)[0]).data.labels if path.is_file() else None
+    return None if labels is None else Path(labels)
+
+
 def review_run(
     run: Run | str | Path,
     *,
@@ -156,7 +167,9 @@ def review_run(
     """Serve a page on this machine that shows the `num` most doubtful labels, until it is stopped.
 
     Answers are saved at once to `out`, `labels.csv` in the run by default; what is there already
-    stays and is shown. `on_listening` hears the page's address and that file. Returns the file.
+    stays and is shown. A file that does not exist yet begins with the corrections that the run was
+    trained with, so that it alone is enough for the next training. `on_listening` hears the page's
+    address and that file. Returns the file.
 
     Raises:
         ConfigError: MISSING_PACKAGE; as `find_doubtful`.
@@ -176,7 +189,8 @@ def review_run(
 
     opened = run if isinstance(run, Run) else open_run(run)
     path = opened.folder / LABELS_FILE if out is None else Path(out).expanduser()
-    edits = read_overlay(path) if path.exists() else {}
+    earlier = path if path.exists() else _labels_of(opened)
+    edits = {} if earlier is None else read_overlay(earlier)
     with bind("127.0.0.1", port) as listener:
         doubtful = find_doubtful(opened, data=data, progress=progress)
         places = [int(place) for place in doubtful.order[:num]]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from deitkit.api.model_card import model_card
 from deitkit.api.run import Run, open_run
 
 if TYPE_CHECKING:
     from deitkit.evaluation.onnx_predictor import OnnxPredictor
     from deitkit.evaluation.predictor import Predictor
-    from deitkit.serving.app import Explain
+    from deitkit.serving.service import Explain
 
-SHOWN_ORIGIN = ("lineage", "steps", "start", "validation", "fusion", "calibration")
-"""Of a bundle's provenance: what names no path of this machine (FAULTS S30)."""
 PACKAGES = ("fastapi", "uvicorn", "python_multipart")
 
 
@@ -38,19 +37,23 @@ def serve_run(
         ResourceError: PORT.
     """
     from deitkit.runtime.optional import optional_package
+    from deitkit.serving.memory import share_memory
 
+    share_memory()
     for package in PACKAGES:
         optional_package(package, extra="serve", subject="serve")
-    from deitkit.serving.app import Service, build_app
-    from deitkit.serving.guard import Limits
+    from deitkit.serving.app import build_app
+    from deitkit.serving.exchange import Limits
     from deitkit.serving.server import bind, host_names, serve
+    from deitkit.serving.service import Service
 
     listener = bind(host, port)
     with listener:
         opened = run if isinstance(run, Run) else open_run(run)
         predictor = opened.predictor
         explain = _explainer(predictor)
-        service = Service(predictor, model_card(opened), explain)
+        card = model_card(predictor, explains=explain is not None)
+        service = Service(predictor, card, explain)
         bound = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         on_listening(str(service.card["name"]), f"http://{shown}:{bound}")
@@ -64,36 +67,6 @@ def serve_run(
             log=log,
             on_stop=service.stop,
         )
-
-
-def model_card(run: Run) -> dict[str, Any]:
-    """What people may know of a model, as /v1/model gives it."""
-    import deitkit
-    from deitkit.evaluation.onnx_predictor import OnnxPredictor
-
-    predictor = run.predictor
-    if isinstance(predictor, OnnxPredictor):
-        facts = predictor.metadata
-        name, num_params, size = predictor.name, predictor.num_params, predictor.image_size
-        provenance, metrics = facts.get("provenance"), facts.get("metrics")
-    else:
-        bundle = predictor.bundle
-        name = str(bundle.model_config["name"])
-        num_params = predictor.num_params
-        size = bundle.preprocessing.image_size
-        provenance, metrics = bundle.provenance, bundle.metrics
-    known = provenance if isinstance(provenance, Mapping) else {}
-    return {
-        "name": name,
-        "classes": list(predictor.class_names),
-        "image_size": list(size),
-        "parameters": num_params,
-        "metrics": metrics,
-        "provenance": {key: known[key] for key in SHOWN_ORIGIN if key in known},
-        "explains": _explainer(predictor) is not None,
-        "threshold": predictor.threshold,
-        "deitkit": deitkit.__version__,
-    }
 
 
 def _explainer(predictor: Predictor | OnnxPredictor) -> Explain | None:

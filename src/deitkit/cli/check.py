@@ -19,9 +19,9 @@ def check(
     deitkit check data=photos/ run=runs/flowers      (also labels that are likely wrong)
 
     Unreadable and odd files, copies, bursts of nearly the same picture within and across classes
-    and splits, class balance, pictures that a crop cuts off, blank ones. The page shows them;
-    split.csv is a split that keeps together what looks alike, to train with data=.../split.csv.
-    Nothing in your folder is changed.
+    and splits, class balance, pictures that a crop cuts off, blank ones. The page shows them. For
+    a folder without validation images split/split.csv is a split that keeps together what looks
+    alike; the last line is the command that trains with it. Nothing in your folder is changed.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def check(
     run
         A run that was trained on it.
     out
-        Folder for report.html, report.json and split.csv; runs/check-NAME where left out.
+        Folder for report.html, report.json and split/; runs/check-NAME where left out.
     json
         Print the findings as JSON, and write nothing unless out= is given.
     """
@@ -46,7 +46,7 @@ def check(
         console.close()
     facts = checked.to_dict()
     folder = Path(out or f"runs/check-{Path(data).expanduser().resolve().stem}").expanduser()
-    written = write_check(checked, folder) if out is not None or not json else []
+    written = write_check(checked, folder) if out is not None or not json else None
     if json:
         print(json_module.dumps(facts, indent=1))
         return 0
@@ -55,8 +55,11 @@ def check(
     for one in facts["findings"]:
         print(f"{one['level']:13} {one['title']}. {one['do']}")
     if facts["doubtful_labels"]:
-        print(f"doubtful      {len(facts['doubtful_labels'])} labels and more; deitkit review")
+        print(f"{'doubtful':13} {len(facts['doubtful_labels'])} labels or more; deitkit review")
     if checked.stops is None and not facts["findings"]:
         print("nothing to complain about")
-    print("\n" + "\n".join(printable(path) for path in written))
+    assert written is not None
+    print("\n" + "\n".join(printable(path) for path in written.files))
+    if split := written.split_note or written.split_command:
+        print(split)
     return 0

@@ -15,21 +15,24 @@ def export(
     *,
     to: str,
     out: str | None = None,
-    int8: bool = False,
+    int8: bool | None = None,
     tolerance: float = 0.005,
     data: str | None = None,
+    runtime: str | None = None,
     overwrite: bool = False,
     json: bool = False,
 ) -> int:
-    """Write a run's best weights as one ONNX file, or for another library: timm, Transformers (hf).
+    """Write a run's best weights as an ONNX file, a web page, or for timm or Transformers (hf).
 
     deitkit export runs/flowers to=onnx int8=true
+    deitkit export runs/flowers to=web
     deitkit export runs/flowers to=timm
     deitkit export runs/flowers to=hf out=flowers-vit
 
     An ONNX file reads decoded pixels of any size and gives probabilities: resizing, normalisation,
     both heads and the temperature are in it. Before it gets its name, all validation images go
-    through it, and it must answer as the run does. timm and Transformers have no models with
+    through it, and it must answer as the run does. The web page classifies pictures in the browser:
+    static files for any host, which also work offline. timm and Transformers have no models with
     convolutions (_conv in the name).
 
     Parameters
@@ -37,15 +40,18 @@ def export(
     run
         A run folder, or the bundle in it.
     to
-        onnx, timm or hf.
+        onnx, web, timm or hf.
     out
-        Folder to write; export-onnx, export-timm or export-hf in the run where left out.
+        Folder to write; export-onnx, export-web, ... in the run where left out.
     int8
-        With to=onnx: also a file with 8-bit weights, a quarter of the size.
+        Weights of 8 bits, a quarter of the size: with to=onnx a second file, with to=web the one
+        unless int8=false.
     tolerance
         Accuracy that int8 may cost, as a share of the images.
     data
         Labelled images to measure an ONNX file on, instead of those the run validated on.
+    runtime
+        With to=web: the archive of onnxruntime-web, where it cannot be fetched from npm's registry.
     overwrite
         Replace files of the same names that are no earlier export. An earlier one always is.
     json
@@ -64,6 +70,7 @@ def export(
             int8=int8,
             tolerance=tolerance,
             data=data,
+            runtime=runtime,
             progress=console.progress,
         )
     finally:

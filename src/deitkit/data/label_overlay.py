@@ -2,7 +2,8 @@
 
 A CSV with the columns id, path, action, label. The id is the digest of a picture's content, in
 hex, so that a line goes with the picture whatever it is called; the path is for people. Actions:
-`keep` (looked at, and right), `change` (to `label`), `drop` (of no use).
+`keep` (looked at, and right), `change` (to `label`), `drop` (of no use). A text that a spreadsheet
+would take for a formula has an apostrophe before it, which is taken away again on reading.
 """
 
 # Shapes: N images.
@@ -27,6 +28,8 @@ COLUMNS = ("id", "path", "action", "label")
 KEEP, CHANGE, DROP = "keep", "change", "drop"
 ACTIONS = (KEEP, CHANGE, DROP)
 _ID_CHARACTERS = 32
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What makes a spreadsheet compute a cell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,31 +60,35 @@ def read_overlay(path: Path) -> dict[str, LabelEdit]:
             "NO_LABELS", path, "there is no such file", "name one that deitkit review wrote"
         )
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _bad(path, 0, f"cannot be read as UTF-8 text ({type(error).__name__})") from error
+        text = path.read_bytes().decode("utf-8", "surrogatepass").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise _bad(path, 0, f"byte {error.start} is not UTF-8") from error
+    except OSError as error:
+        raise _bad(path, 0, f"cannot be read ({error.strerror})") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
     edits: dict[str, LabelEdit] = {}
     try:
         header = tuple(next(reader, ()))
         if header != COLUMNS:
-            raise _bad(path, 1, f"has the columns {', '.join(header) or 'of an empty file'}")
+            raise _bad(path, 1, f"has the columns {name_list(header) or 'of an empty file'}")
+        line = reader.line_num + 1
         for row in reader:
-            if not row:
-                continue
-            edit = _edit(path, reader.line_num, row)
-            if edit.image_id in edits:
-                raise _bad(path, reader.line_num, f"names the picture {edit.image_id} again")
-            edits[edit.image_id] = edit
+            if row:
+                edit = _edit(path, line, row)
+                if edit.image_id in edits:
+                    raise _bad(path, line, f"names the picture {edit.image_id} again")
+                edits[edit.image_id] = edit
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise _bad(path, reader.line_num, f"is no CSV ({error})") from error
+        raise _bad(path, line, f"is no CSV ({error})") from error
     return edits
 
 
 def _edit(path: Path, line: int, row: Sequence[str]) -> LabelEdit:
     if len(row) != len(COLUMNS):
         raise _bad(path, line, f"has {len(row)} values, not {len(COLUMNS)}")
-    image_id, shown, action, label = row
+    image_id, shown, action, label = row[0], _plain(row[1]), row[2], _plain(row[3])
     if len(image_id) != _ID_CHARACTERS or set(image_id) - set("0123456789abcdef"):
         raise _bad(
             path, line, f"has the id {printable(image_id)!r}, not {_ID_CHARACTERS} hex digits"
@@ -99,12 +106,31 @@ def write_overlay(path: Path, edits: Mapping[str, LabelEdit]) -> None:
     Raises:
         ResourceError: the disk refused; the file is then what it was.
     """
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    lines = [_line(COLUMNS)]
     for edit in edits.values():
-        writer.writerow([edit.image_id, printable(edit.path), edit.action, edit.label])
-    write_file(path, stream.getvalue().encode("utf-8", "backslashreplace"))
+        shown, label = _harmless(printable(edit.path)), _harmless(edit.label)
+        lines.append(_line([edit.image_id, shown, edit.action, label]))
+    # A class may be a folder whose name is no UTF-8: its stray bytes have to come back.
+    write_file(path, "".join(lines).encode("utf-8", "surrogatepass"))
+
+
+def _line(cells: Sequence[str]) -> str:
+    stream = io.StringIO(newline="")
+    # The writer quotes what holds a character of its line end, which is how a lone carriage return
+    # comes back.
+    csv.writer(stream, lineterminator="\r\n").writerow(cells)
+    return stream.getvalue()[:-2] + "\n"
+
+
+def _harmless(text: str) -> str:
+    """With one more apostrophe where the text, after those it has, begins as a formula does."""
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+
+
+def _plain(text: str) -> str:
+    """`_harmless` taken back."""
+    is_marked = text.startswith("'") and text.lstrip("'").startswith(_FORMULA)
+    return text[1:] if is_marked else text
 
 
 def apply_overlay(dataset: Dataset, path: Path) -> Dataset:
@@ -115,7 +141,7 @@ def apply_overlay(dataset: Dataset, path: Path) -> Dataset:
 
     Raises:
         ConfigError, DataError: as `read_overlay`; BAD_LABELS for a class that the data set does not
-            have; EMPTY_CLASS, nothing is left of a class for training.
+            have; EMPTY_CLASS, nothing is left of a class for training, or nothing to validate.
     """
     edits = read_overlay(path)
     names = dataset.class_names
@@ -139,10 +165,14 @@ def apply_overlay(dataset: Dataset, path: Path) -> Dataset:
             f"leaves no training image of {name_list(gone)}",
             "keep some, or take the class out of the data",
         )
+    if not len(val):
+        raise DataError(
+            "EMPTY_CLASS", path, "leaves no validation image", "keep some, or add others"
+        )
     report = dataset.report
     for split, images in (("train", train), ("val", val)):
         counts = np.bincount(images.labels, minlength=len(names))
-        report.class_counts[split] = dict(zip(names, map(int, counts), strict=True))
+        report.class_counts[split] = dict(zip(map(printable, names), counts.tolist(), strict=True))
     changed, dropped = (a + b for a, b in zip(train_counts, val_counts, strict=True))
     report.warnings.append(
         f"{printable(path.name)}: {changed:,} labels changed and {dropped:,} images dropped, of "

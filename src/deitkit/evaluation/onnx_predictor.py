@@ -30,8 +30,8 @@ class OnnxPredictor:
 
     Raises:
         ConfigError: MISSING_PACKAGE.
-        ModelFileError: as `read_onnx`, `open_session` and `read_metadata`; BAD_CONFIG where file
-            and metadata disagree.
+        ModelFileError: as `read_onnx`, `open_session` and `read_metadata`; BAD_CONFIG for metadata
+            that cannot be; CONFIG_LIES where file and metadata disagree; NOT_FINITE.
     """
 
     def __init__(self, path: Path, *, num_threads: int = 0) -> None:
@@ -41,11 +41,28 @@ class OnnxPredictor:
         texts = self._session.get_modelmeta().custom_metadata_map
         self.metadata: dict[str, Any] = read_metadata(texts, path)
         self.class_names, self.preprocessing = _checked(self.metadata, self._session, path)
-        threshold = self.metadata.get("threshold")
-        self.threshold: float | None = None if threshold is None else float(threshold)
+        self.threshold: float | None = self.metadata.get("threshold")
         spec = self.preprocessing
         self.image_size = spec.image_size
         self.decode_policy = DecodePolicy(channels=spec.channels, background=spec.background)
+        self._check_an_answer()
+
+    def _check_an_answer(self) -> None:
+        """One small grey picture: what a file says of itself binds nobody (FAULTS M06, M08)."""
+        grey_1HWC = np.full((1, 8, 8, self.preprocessing.channels), 128, np.uint8)
+        found_1K = self._run("probabilities", grey_1HWC)
+        num_classes = len(self.class_names)
+        if found_1K.shape != (1, num_classes):
+            raise ModelFileError(
+                "CONFIG_LIES",
+                self.path,
+                f"{num_classes} classes have names, it answers {found_1K.size}",
+                "export it again",
+            )
+        if not np.isfinite(found_1K).all():
+            raise ModelFileError(
+                "NOT_FINITE", self.path, "it answers what is not a number", "export it again"
+            )
 
     @property
     def name(self) -> str:
@@ -158,14 +175,11 @@ def _checked(
         raise _bad(path, "its input is not uint8 images")
     if not {"logits", "probabilities"} <= set(outputs):
         raise _bad(path, "it gives no logits and probabilities")
-    num_classes = outputs["probabilities"].shape[-1]
-    if num_classes != len(names):
-        raise ModelFileError(
-            "CONFIG_LIES",
-            path,
-            f"{len(names)} classes have names, it answers {num_classes}",
-            "export it again",
-        )
+    threshold = metadata.get("threshold")
+    if threshold is not None and not (type(threshold) in (int, float) and 0 <= threshold <= 1):
+        raise _bad(path, f"its threshold is {threshold!r:.80}, not a number from 0 to 1")
+    if "sha256" not in metadata:
+        raise _bad(path, "it does not hold the digest that shows it is whole")
     return tuple(names), spec
 
 

@@ -18,7 +18,8 @@ from deitkit.models import DeiT, ImageModel
 from deitkit.models.blocks import Block, attention_weights
 
 CLASS, DISTILLATION = "class", "distillation"
-METHODS = ("rollout", "relevance")
+ROUNDING = 1e-5
+"""Of the largest number: a map whose patches differ by less is even, and not to be stretched."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,11 +153,12 @@ def _maps(
         maps = []
         for place in places:
             patches_P = flow_NN[place, deit.num_special_tokens :]
+            least = ROUNDING * patches_P.max()
             if method == "rollout":
                 # What every patch gives alike says nothing of where it looked.
                 patches_P = patches_P - patches_P.min()
             most = patches_P.max()
-            grid_P = patches_P / most if most > 0 else np.zeros_like(patches_P)
+            grid_P = patches_P / most if most > least else np.zeros_like(patches_P)
             maps.append(
                 HeadMap(
                     head=heads_of(deit)[place],

@@ -28,8 +28,12 @@ def model_card(
     code: str,
     notes: Sequence[str],
     preprocessing_notes: Sequence[str],
+    language: str = "python",
 ) -> bytes:
-    """What it is, how to open it, what it reads and where it comes from, as UTF-8 Markdown."""
+    """What it is, how to open it, what it reads and where it comes from, as UTF-8 Markdown.
+
+    `code` opens it, in `language`.
+    """
     num_params = sum(parameter.numel() for parameter in model.parameters())
     origin, licence_lines = _origin(bundle.provenance)
     provenance = {"provenance": bundle.provenance, "metrics": bundle.metrics}
@@ -50,7 +54,7 @@ def model_card(
         "",
         "## Open it",
         "",
-        "```python",
+        f"```{language}",
         code,
         "```",
         "",

@@ -29,9 +29,14 @@ PLACEHOLDER = "path/to/this/folder"
 WITHOUT_CONVOLUTIONS = "train it with model.stem=linear model.mlp_conv=false"
 ONNX_FILE = "model.onnx"
 INT8_FILE = "model.int8.onnx"
+WEB_FILES = (
+    *("index.html", "app.js", "asking.js", "offline.js", "files.js", "style.css", "icon.svg"),
+    *("model.json", "app.webmanifest", "LICENSE-onnxruntime.txt"),
+    *("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
+)
 EXPORT_FILES = (
     *(WEIGHTS_FILE, CONFIG_FILE, PROCESSOR_FILE, CARD_FILE, MANIFEST),
-    *(ONNX_FILE, INT8_FILE),
+    *(ONNX_FILE, INT8_FILE, *WEB_FILES),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deitkit.artifacts.bundle import Bundle
@@ -34,7 +34,8 @@ def export_onnx(
         ModelFileError: EXPORT; and as `gate`: then nothing is written, and what was there stays.
         ResourceError: the disk refused.
     """
-    contents, checked = checked_files(bundle, folder, int8=int8, gate=gate)
+    names = [ONNX_FILE, INT8_FILE] if int8 else [ONNX_FILE]
+    contents, checked = checked_files(bundle, folder, names, gate=gate)
     notes = ("its answer holds both heads, the temperature and the softmax: use it as it is",)
     card = model_card(
         bundle,
@@ -50,18 +51,16 @@ def export_onnx(
 
 
 def checked_files(
-    bundle: Bundle, folder: Path, *, int8: bool, gate: Gate
-) -> tuple[Mapping[str, bytes], list[Checked]]:
-    """The files by name, each of which has been on a disk and passed."""
+    bundle: Bundle, folder: Path, names: Sequence[str], *, gate: Gate
+) -> tuple[dict[str, bytes], list[Checked]]:
+    """The files of these names, each of which has been on a disk and passed."""
     content = onnx_bytes(bundle, subject=str(folder))
-    contents = {ONNX_FILE: content}
-    if int8:
-        contents[INT8_FILE] = quantised_bytes(content)
+    contents: dict[str, bytes] = {}
     checked = []
     with tempfile.TemporaryDirectory(prefix="deitkit-export-") as temporary:
-        for name, data in contents.items():
+        for name in names:
             path = Path(temporary) / name
-            path.write_bytes(data)
+            path.write_bytes(quantised_bytes(content) if name == INT8_FILE else content)
             checked.append(gate(path))
             contents[name] = path.read_bytes()
     return contents, checked

@@ -13,9 +13,12 @@ The network comes from torch's exporter; what stands before it (`data.preprocess
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,17 +26,19 @@ import torch
 from torch import Tensor, nn
 
 from deitkit.artifacts.bundle import Bundle
-from deitkit.data.preprocess import Preprocessing, covered_sides
+from deitkit.data.preprocess import Preprocessing
 from deitkit.errors import ModelFileError
+from deitkit.exporters.onnx_kernels import store_kernels_as_bytes
+from deitkit.exporters.onnx_preprocess import Operators, preprocessing_operators
 from deitkit.models import ImageModel
+from deitkit.runtime.durable import faults_told
+from deitkit.runtime.onnx_file import DIGEST_KEY, digests
 from deitkit.runtime.onnx_metadata import metadata_texts
 from deitkit.runtime.optional import optional_package
 
 OPSET = 20
 """The first whose Resize and GELU are all here; onnxruntime 1.20 of 2024 runs it."""
 IR_VERSION = 10
-PREFIX = "deitkit."
-"""Before the names of what is written here, so that none meets one of torch's."""
 
 
 def onnx_bytes(bundle: Bundle, *, subject: str) -> bytes:
@@ -47,14 +52,11 @@ def onnx_bytes(bundle: Bundle, *, subject: str) -> bytes:
     optional_package("onnxscript", extra="onnx", subject="to=onnx")
     try:
         network = _network(bundle.build_model(), bundle.preprocessing)
-        graph = _Graph(onnx, network.graph)
-        graph.before(bundle.preprocessing)
-        graph.after(bundle)
+        _put_before(onnx, network.graph, bundle.preprocessing)
+        _put_after(onnx, network.graph, bundle)
         network.ir_version = IR_VERSION
-        for key, text in metadata_texts(_facts(bundle)).items():
-            network.metadata_props.add(key=key, value=text)
-        # Shapes that torch noted hold no longer, and quantisation would believe them.
-        del network.graph.value_info[:]
+        _forget_origin(network.graph)
+        _note(network, _facts(bundle))
         onnx.checker.check_model(network, full_check=True)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -64,8 +66,7 @@ def onnx_bytes(bundle: Bundle, *, subject: str) -> bytes:
             f"torch {torch.__version__} cannot write this network as ONNX: {why}",
             "try another version of torch or onnxscript",
         ) from error
-    content: bytes = network.SerializeToString()
-    return content
+    return _sealed(network)
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def _network(model: ImageModel, spec: Preprocessing) -> Any:
     """torch's own export, a ModelProto: normalised pixels -> the logits of each head."""
     names = ["cls_logits", "dist_logits"] if model.config.get("distilled") else ["cls_logits"]
     example = torch.zeros(2, spec.channels, *spec.image_size)
-    with _quietly():
+    with _quietly("torch.onnx"):
         program = torch.onnx.export(
             _Heads(model).eval(),
             (example,),
@@ -115,10 +116,20 @@ def _network(model: ImageModel, spec: Preprocessing) -> Any:
     return program.model_proto
 
 
+def _forget_origin(graph: Any) -> None:
+    """What torch notes of where each operator comes from: paths and code of this machine.
+
+    Shapes that it noted hold no longer, and quantisation would believe them.
+    """
+    del graph.value_info[:]
+    for part in (graph, *graph.node, *graph.initializer):
+        del part.metadata_props[:]
+
+
 @contextlib.contextmanager
-def _quietly() -> Any:
+def _quietly(logger_name: str) -> Any:
     """Without what exporters say of themselves."""
-    logger = logging.getLogger("torch.onnx")
+    logger = logging.getLogger(logger_name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -129,165 +140,99 @@ def _quietly() -> Any:
         logger.setLevel(level)
 
 
-class _Graph:
-    """Adds operators in front of and behind a graph."""
+def _put_before(onnx: Any, graph: Any, spec: Preprocessing) -> None:
+    """The network reads what `data.preprocess` gives: that comes first."""
+    ops = Operators(onnx, graph)
+    preprocessing_operators(ops, spec)
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*ops.nodes, *rest])
+    del graph.input[:]
+    kind = onnx.TensorProto.UINT8
+    graph.input.append(ops.value("images", kind, ["N", "H", "W", spec.channels]))
 
-    def __init__(self, onnx: Any, graph: Any) -> None:
-        self.onnx = onnx
-        self.graph = graph
-        self.nodes: list[Any] = []
 
-    def op(self, kind: str, inputs: Sequence[str], out: str, **attributes: Any) -> str:
-        name = out if out in ("logits", "probabilities", "pixels") else PREFIX + out
-        node = self.onnx.helper.make_node(kind, inputs, [name], name=PREFIX + out, **attributes)
-        self.nodes.append(node)
-        return name
+def _put_after(onnx: Any, graph: Any, bundle: Bundle) -> None:
+    """`evaluation.logits.fuse` and the softmax; the heads' own logits are no outputs."""
+    ops = Operators(onnx, graph)
+    heads = [output.name for output in graph.output]
+    scaled = {name: name for name in heads}
+    if bundle.temperature != 1:
+        divisor = ops.const("temperature", bundle.temperature, np.float32)
+        scaled = {name: ops.op("Div", [name, divisor], f"cool_{name}") for name in heads}
+    _fuse(ops, scaled["cls_logits"], scaled.get("dist_logits"), bundle)
+    ops.op("Softmax", ["logits"], "probabilities", axis=1)
+    graph.node.extend(ops.nodes)
+    del graph.output[:]
+    shape = ["N", len(bundle.class_names)]
+    for name in ("logits", "probabilities"):
+        graph.output.append(ops.value(name, onnx.TensorProto.FLOAT, shape))
 
-    def const(self, name: str, value: Any, dtype: Any) -> str:
-        array = np.array(value, dtype=dtype)
-        self.graph.initializer.append(self.onnx.numpy_helper.from_array(array, PREFIX + name))
-        return PREFIX + name
 
-    def value(self, name: str, kind: int, shape: Sequence[Any]) -> Any:
-        return self.onnx.helper.make_tensor_value_info(name, kind, shape)
-
-    def before(self, spec: Preprocessing) -> None:
-        """`data.preprocess.preprocess`, step by step, for a batch of images of one size."""
-        types = self.onnx.TensorProto
-        planes = self.op("Transpose", ["images"], "planes", perm=[0, 3, 1, 2])
-        levels = self.op("Cast", [planes], "levels", to=types.FLOAT)
-        size = self._resized_size(spec)
-        first_two = self.op("Shape", [levels], "batch_and_channels", start=0, end=2)
-        sizes = self.op("Concat", [first_two, size], "sizes", axis=0)
-        resized = self.op(
-            "Resize",
-            [levels, "", "", sizes],
-            "resized",
-            mode="cubic",
-            antialias=1,
-            cubic_coeff_a=-0.5,
-            exclude_outside=1,
-            coordinate_transformation_mode="half_pixel",
-        )
-        most = self.const("most", 255, np.float32)
-        clipped = self.op("Clip", [resized, self.const("least", 0, np.float32), most], "clipped")
-        wanted = self.const("wanted", spec.image_size, np.int64)
-        slack = self.op("Sub", [size, wanted], "slack")
-        first = self.op("Div", [slack, self.const("two", 2, np.int64)], "first")
-        last = self.op("Add", [first, wanted], "last")
-        cropped = self.op(
-            "Slice", [clipped, first, last, self.const("axes", [2, 3], np.int64)], "cropped"
-        )
-        shares = self.op("Div", [cropped, most], "shares")
-        per_channel = (1, spec.channels, 1, 1)
-        mean = self.const("mean", np.reshape(spec.mean, per_channel), np.float32)
-        std = self.const("std", np.reshape(spec.std, per_channel), np.float32)
-        centred = self.op("Sub", [shares, mean], "centred")
-        self.op("Div", [centred, std], "pixels")
-        rest = list(self.graph.node)
-        del self.graph.node[:]
-        self.graph.node.extend([*self.nodes, *rest])
-        self.nodes = []
-        del self.graph.input[:]
-        self.graph.input.append(self.value("images", types.UINT8, ["N", "H", "W", spec.channels]))
-
-    def _resized_size(self, spec: Preprocessing) -> str:
-        """int64 [2]: height and width before the crop, in whole numbers as `resized_size`."""
-        covered = covered_sides(spec)
-        if spec.resize == "squash":
-            return self.const("covered", covered, np.int64)
-        covered_height = self.const("covered_height", covered[0], np.int64)
-        covered_width = self.const("covered_width", covered[1], np.int64)
-        shape = self.op("Shape", ["images"], "shape")
-        height = self.op("Gather", [shape, self.const("one", 1, np.int64)], "height")
-        width = self.op("Gather", [shape, self.const("the_second", 2, np.int64)], "width")
-        by_height = self.op("Mul", [covered_height, width], "by_height")
-        by_width = self.op("Mul", [covered_width, height], "by_width")
-        is_wide = self.op("GreaterOrEqual", [by_height, by_width], "is_wide")
-        long_width = self.op("Div", [by_height, height], "long_width")
-        long_height = self.op("Div", [by_width, width], "long_height")
-        axis = self.const("axis", [0], np.int64)
-        sides = [
-            self.op("Where", [is_wide, covered_height, long_height], "resized_height"),
-            self.op("Where", [is_wide, long_width, covered_width], "resized_width"),
+def _fuse(ops: Operators, cls: str, dist: str | None, bundle: Bundle) -> None:
+    if dist is None or bundle.fusion == "cls":
+        ops.op("Identity", [cls], "logits")
+    elif bundle.fusion == "dist":
+        ops.op("Identity", [dist], "logits")
+    elif bundle.fusion == "softmax":
+        shares = [
+            ops.op("Softmax", [name], f"softmax_{place}", axis=1)
+            for place, name in enumerate((cls, dist))
         ]
-        rows = [self.op("Unsqueeze", [side, axis], side[len(PREFIX) :] + "_1") for side in sides]
-        return self.op("Concat", rows, "resized_size", axis=0)
-
-    def after(self, bundle: Bundle) -> None:
-        """`evaluation.logits.fuse` and the softmax; the heads' own logits are no outputs."""
-        heads = [output.name for output in self.graph.output]
-        scaled = {name: name for name in heads}
-        if bundle.temperature != 1:
-            divisor = self.const("temperature", bundle.temperature, np.float32)
-            scaled = {name: self.op("Div", [name, divisor], f"cool_{name}") for name in heads}
-        cls = scaled["cls_logits"]
-        dist = scaled.get("dist_logits")
-        if dist is None or bundle.fusion == "cls":
-            self.op("Identity", [cls], "logits")
-        elif bundle.fusion == "dist":
-            self.op("Identity", [dist], "logits")
-        elif bundle.fusion == "softmax":
-            shares = [
-                self.op("Softmax", [name], f"softmax_{place}", axis=1)
-                for place, name in enumerate((cls, dist))
-            ]
-            mean = self.op("Mean", shares, "mean_softmax")
-            tiny = self.const("tiny", np.finfo(np.float32).tiny, np.float32)
-            self.op("Log", [self.op("Max", [mean, tiny], "above_zero")], "logits")
-        else:
-            weight = 0.5 if bundle.fusion_weight is None else bundle.fusion_weight
-            parts = [
-                self.op("Mul", [name, self.const(f"share_{place}", share, np.float32)], f"p{place}")
-                for place, (name, share) in enumerate(((cls, 1 - weight), (dist, weight)))
-            ]
-            self.op("Add", parts, "logits")
-        self.op("Softmax", ["logits"], "probabilities", axis=1)
-        self.graph.node.extend(self.nodes)
-        self.nodes = []
-        del self.graph.output[:]
-        shape = ["N", len(bundle.class_names)]
-        for name in ("logits", "probabilities"):
-            kind = self.onnx.TensorProto.FLOAT
-            self.graph.output.append(self.value(name, kind, shape))
+        mean = ops.op("Mean", shares, "mean_softmax")
+        tiny = ops.const("tiny", np.finfo(np.float32).tiny, np.float32)
+        ops.op("Log", [ops.op("Max", [mean, tiny], "above_zero")], "logits")
+    else:
+        weight = 0.5 if bundle.fusion_weight is None else bundle.fusion_weight
+        parts = [
+            ops.op("Mul", [name, ops.const(f"share_{place}", share, np.float32)], f"p{place}")
+            for place, (name, share) in enumerate(((cls, 1 - weight), (dist, weight)))
+        ]
+        ops.op("Add", parts, "logits")
 
 
 def quantised_bytes(content: bytes) -> bytes:
-    """The same file with int8 weights in its matrix products, computed in whole numbers.
+    """The same file with int8 weights: a quarter of the size.
 
-    Weights are unsigned: onnxruntime's signed kernels overflow on CPUs without VNNI.
+    Matrix products are computed in whole numbers, convolutions as before. Weights are unsigned:
+    onnxruntime's signed kernels overflow on CPUs without VNNI.
 
     Raises:
         ConfigError: MISSING_PACKAGE.
+        ResourceError: the temporary folder cannot be written.
     """
-    import tempfile
-    from pathlib import Path
-
     onnx = optional_package("onnx", extra="onnx", subject="int8=true")
     tools = optional_package("onnxruntime.quantization", extra="onnx", subject="int8=true")
-    model = onnx.load_from_string(content)
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with tempfile.TemporaryDirectory(prefix="deitkit-int8-") as folder:
-            path = Path(folder) / "int8.onnx"
+    with tempfile.TemporaryDirectory(prefix="deitkit-int8-") as folder:
+        path = Path(folder) / "int8.onnx"
+        with faults_told(path), _quietly(""):
             tools.quantize_dynamic(
-                model,
+                onnx.load_from_string(content),
                 path,
                 op_types_to_quantize=["MatMul"],
                 weight_type=tools.QuantType.QUInt8,
+                per_channel=True,
             )
-            return with_metadata(path.read_bytes(), {"precision": "int8"})
-    finally:
-        logger.setLevel(level)
+        model = onnx.load(path)
+    store_kernels_as_bytes(onnx, model.graph)
+    _note(model, {"precision": "int8"})
+    return _sealed(model)
 
 
-def with_metadata(content: bytes, facts: Mapping[str, Any]) -> bytes:
-    """The same file with these facts about itself besides."""
-    onnx = optional_package("onnx", extra="onnx", subject="to=onnx")
-    model = onnx.load_from_string(content)
-    for key, text in metadata_texts(facts).items():
+def _note(model: Any, facts: Mapping[str, Any]) -> None:
+    """Put facts into the file's metadata; a later one replaces an earlier of the same name."""
+    texts = metadata_texts(facts)
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    del model.metadata_props[:]
+    for key, text in (kept | texts).items():
         model.metadata_props.add(key=key, value=text)
-    changed: bytes = model.SerializeToString()
-    return changed
+
+
+def _sealed(model: Any) -> bytes:
+    """The file, and in it the digest of all the rest."""
+    for entry in [entry for entry in model.metadata_props if entry.key == DIGEST_KEY]:
+        model.metadata_props.remove(entry)
+    _, digest = digests(model.SerializeToString())
+    model.metadata_props.add(key=DIGEST_KEY, value=json.dumps(digest))
+    content: bytes = model.SerializeToString()
+    return content

@@ -110,7 +110,7 @@ def comparison_page(facts: Values, logs: Mapping[str, Sequence[Values]], *, vers
     ]
     intervals = [
         (
-            run["name"],
+            printable(run["name"]),
             100 * run["gain"]["difference"],
             100 * run["gain"]["interval"][0],
             100 * run["gain"]["interval"][1],
@@ -118,7 +118,7 @@ def comparison_page(facts: Values, logs: Mapping[str, Sequence[Values]], *, vers
         for run in facts["runs"]
         if run["gain"] is not None
     ]
-    first = facts["runs"][0]["name"]
+    first = printable(facts["runs"][0]["name"])
     gains = interval_chart(
         intervals, title=f"Less {first}", x_label="points of accuracy, 95 %", reference=0.0
     )

@@ -1,6 +1,7 @@
 """Self-contained HTML pages: one file each, no script, nothing fetched, whatever a class is called.
 
-Templates are Jinja2's with everything escaped; charts are inline SVG, pictures small JPEG data.
+Templates are Jinja2's with everything escaped, control and direction marks too; charts are inline
+SVG, pictures small JPEG data.
 """
 
 # Shapes: H height, W width.
@@ -30,6 +31,7 @@ def _environment() -> Environment:
         loader=PackageLoader("deitkit.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -37,17 +39,19 @@ def _environment() -> Environment:
         "percent": percent,
         "points": points,
         "count": lambda number: f"{number:,}",
-        "name": lambda text: printable(str(text)),
         "duration": duration,
     }
     return environment
 
 
+def _shown(value: Any) -> Any:
+    """What is put into a page: of text one line, in which nothing hides or turns what follows."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def render_page(template: str, facts: dict[str, Any]) -> bytes:
     """The page of one template, as UTF-8."""
-    text = _environment().get_template(template).render(facts)
-    # A name may hold half a surrogate pair, which UTF-8 does not.
-    return text.encode("utf-8", "backslashreplace")
+    return _environment().get_template(template).render(facts).encode()
 
 
 def chart(svg: str, number: int) -> Markup:

@@ -200,5 +200,6 @@ def costs(result: Values | None, log: Sequence[Values], num_train: int) -> list[
         rows.append(("images a second", f"{rate:,.0f}, evaluation included"))
         # A backward pass costs two forward passes; a multiply-add is two operations.
         work = 6 * result["macs"] * last * num_train
-        rows.append(("work of the student", f"{work / 1e15:.3g} PFLOP"))
+        shown = f"{work / 1e15:.3g} PFLOP" if work >= 1e15 else f"{work / 1e12:.3g} TFLOP"
+        rows.append(("work of the student", shown))
     return rows

@@ -33,14 +33,14 @@ class TensorBoardLog:
             self._writer = SummaryWriter(str(self._folder), purge_step=step + 1)
 
     def write(self, event: StepDone | Evaluated, *, log_interval: int) -> None:
-        """Add `event`; of the steps every `log_interval`-th."""
+        """Add `event`; of the steps those that metrics.jsonl has."""
         if self._writer is None:
             return
         if isinstance(event, Evaluated):
             for source, scores in event.scores.items():
                 for name in ("top1", "nll", "ece"):
                     self._writer.add_scalar(f"validation/{source}/{name}", scores[name], event.step)
-        elif event.step % log_interval == 0 or event.step == 1:
+        elif event.skipped or event.step % log_interval == 0 or event.step == 1:
             values: dict[str, Any] = {
                 "loss/total": event.losses.total,
                 "loss/label": event.losses.label,

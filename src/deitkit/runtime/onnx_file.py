@@ -2,11 +2,13 @@
 
 ONNX is a protobuf message (onnx.proto3 of github.com/onnx/onnx). A tensor in it may say that its
 numbers lie in another file, at a path of the author's choosing: that is refused (FAULTS M13),
-wherever a tensor can stand.
+wherever a tensor can stand. A file of deitkit's own holds its digest, so that one flipped bit is
+found wherever the file has been copied to (M07).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from deitkit.errors import ModelFileError
 MAX_BYTES = 2**31
 """No protobuf message may be larger."""
 MAX_DEPTH = 64
+DIGEST_KEY = "deitkit.sha256"
+"""The metadata entry with the digest of all the rest, as JSON text."""
 
 _TENSOR, _SPARSE, _GRAPH, _NODE, _ATTRIBUTE = "tensor", "sparse", "graph", "node", "attribute"
 _FIELDS: dict[str, dict[int, str]] = {
@@ -36,6 +40,7 @@ _FIELDS: dict[str, dict[int, str]] = {
 }
 """Message -> field number -> the message in it, as far as tensors can stand below."""
 
+_METADATA, _KEY, _VALUE = 14, 1, 2
 _DIMS, _EXTERNAL_DATA, _DATA_LOCATION, _IN_ANOTHER_FILE = 1, 13, 14, 1
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
@@ -49,7 +54,7 @@ def read_onnx(path: Path) -> tuple[bytes, int]:
 
     Raises:
         ModelFileError: NOT_FOUND; FORMAT for another kind of file, or one that is not whole;
-            LFS_POINTER; EXTERNAL_DATA.
+            LFS_POINTER; EXTERNAL_DATA; DIGEST for an export of deitkit's that has changed since.
     """
     if not path.is_file():
         raise ModelFileError("NOT_FOUND", path, "there is no such file", "check the path")
@@ -66,11 +71,36 @@ def read_onnx(path: Path) -> tuple[bytes, int]:
     try:
         num_numbers = _walk(memoryview(content), "model", path, 0)
         is_model = any(number == 7 for number, _, _ in _parts(memoryview(content)))
+        promised, digest = digests(content)
     except _TornError as error:
         raise _not_onnx(path, str(error)) from error
     if not is_model:
         raise _not_onnx(path, "it holds no graph")
+    if promised is not None and promised != digest:
+        raise ModelFileError(
+            "DIGEST",
+            path,
+            "it is damaged, or was changed after its export (its digest differs)",
+            "copy it again, or export it again",
+        )
     return content, num_numbers
+
+
+def digests(content: bytes) -> tuple[str | None, str]:
+    """The sha256 that the file says it has, None where it says nothing, and the one it has.
+
+    Of every part of the message but the entry with the digest itself. Raises as `_parts`.
+    """
+    promised, found = None, hashlib.sha256()
+    for number, wire, part in _parts(memoryview(content)):
+        if number == _METADATA and wire == _LENGTH:
+            entry = {inner: bytes(value) for inner, _, value in _parts(part)}
+            if entry.get(_KEY) == DIGEST_KEY.encode():
+                promised = entry.get(_VALUE, b"").decode("ascii", "replace").strip('"')
+                continue
+        found.update(b"%d %d %d " % (number, wire, len(part)))
+        found.update(part)
+    return promised, found.hexdigest()
 
 
 def _walk(message: memoryview, kind: str, path: Path, depth: int) -> int:

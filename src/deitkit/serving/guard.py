@@ -2,48 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
 
+from deitkit.serving.exchange import App, Exchange, Limits, Receive, Scope, Send, too_large
 from deitkit.serving.metrics import Meter
 from deitkit.serving.refusals import Refused, busy, stopping, too_many
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-HEADERS = [
-    (b"content-security-policy", CSP.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cache-control", b"no-store"),
-]
-DRAIN_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one server allows."""
-
-    body_bytes: int = 16_000_000
-    body_timeout_s: float = 30.0
-    """From the first byte of the request's body to its last."""
-    pictures: int = 64
-    """Requests with pictures under way at once."""
-    pictures_per_client: int = 48
 
 
 @dataclass(eq=False)
@@ -57,6 +23,8 @@ class Guard:
     log: Callable[[str], None]
     is_stopping: bool = False
     num_pictures: int = 0
+    num_bytes: int = 0
+    """Of all bodies that are held."""
     _clients: Counter[str] = field(default_factory=Counter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,67 +32,82 @@ class Guard:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        request = _Request(scope, receive, send, self.limits)
-        scope["state"]["request_id"] = request.id
-        request.closes = self.is_stopping
-        is_admitted = False
+        exchange = Exchange(
+            scope, receive, send, limits=self.limits, is_last=lambda: self.is_stopping
+        )
         client = str((scope.get("client") or ("?",))[0])
+        scope["state"] |= {"request_id": exchange.id, "cause": None}
         try:
-            self._check(request)
-            if request.brings_pictures:
-                await self._admit(request, client)
-                is_admitted = True
-            # Every GET answers HEAD too; the server below drops the body.
-            inner = {**scope, "method": "GET"} if request.method == "HEAD" else scope
-            await self.app(inner, request.receive, request.send)
+            self._check(exchange)
+            if exchange.brings_pictures:
+                await self._answer_pictures(exchange, client)
+            else:
+                await self._answer(exchange)
         except Refused as refused:
-            await request.refuse(refused)
+            await exchange.refuse(refused)
+        except Exception as error:  # the application has said 500; the connection lives
+            scope["state"]["cause"] = error
+            await exchange.refuse(Refused(500, "failed", "the server could not do that"))
         finally:
-            if is_admitted:
-                self._release(client)
             seconds = time.perf_counter() - start
-            self.meter.count_request(_route(request.path), request.status, seconds)
-            self.log(
-                f"{request.id} {client} {request.method} {_one_line(request.path)} "
-                f"{request.status} {1e3 * seconds:.1f} ms"
-            )
+            self.meter.count_request(_route(exchange.path), exchange.status, seconds)
+            self.log(_line(exchange, client, seconds))
 
-    def _check(self, request: _Request) -> None:
+    def _check(self, exchange: Exchange) -> None:
         """Who asks, and for what, by the headers alone.
 
         Raises:
             Refused: wrong_host (FAULTS S26), foreign_origin (S25), too_large (S01), no_fetch (S21).
         """
-        host = request.header(b"host").lower()
+        host = exchange.header(b"host").lower()
         if host not in self.hosts:
             raise Refused(421, "wrong_host", "this server does not answer under that name")
-        origin = request.header(b"origin").lower()
+        origin = exchange.header(b"origin").lower()
         is_foreign = origin not in ("", f"http://{host}", f"https://{host}")
-        if is_foreign and request.method not in ("GET", "HEAD"):
+        if is_foreign and exchange.method not in ("GET", "HEAD"):
             raise Refused(403, "foreign_origin", "requests from other sites are not answered")
-        if b"url=" in request.scope["query_string"]:
+        if b"url=" in exchange.scope["query_string"]:
             raise Refused(400, "no_fetch", "send the picture itself: this server fetches nothing")
-        length = request.header(b"content-length")
+        length = exchange.header(b"content-length")
         if length and (not length.isdigit() or int(length) > self.limits.body_bytes):
-            raise _too_large(self.limits)
+            raise too_large(self.limits)
 
-    async def _admit(self, request: _Request, client: str) -> None:
-        """Count the request in, before its body is read.
+    async def _answer_pictures(self, exchange: Exchange, client: str) -> None:
+        """Read the body, then count the request in: who still sends takes nobody's place (S03).
 
         Raises:
-            Refused: busy, too_many_requests, stopping (FAULTS S12). The body is read and dropped
-                first: to close over unread bytes would reset the connection, and lose the answer.
+            Refused: busy, too_many_requests, stopping (FAULTS S12); as `Exchange.read_body`.
         """
-        refused = None
+        try:
+            if self.is_stopping:
+                raise stopping()
+            await exchange.read_body(self._hold)
+            self._admit(client)
+            try:
+                await self._answer(exchange)
+            finally:
+                self._release(client)
+        finally:
+            self.num_bytes -= exchange.num_held
+
+    def _hold(self, num_bytes: int) -> None:
+        self.num_bytes += num_bytes
+        if self.num_bytes > self.limits.held_bytes:
+            raise busy()
+
+    async def _answer(self, exchange: Exchange) -> None:
+        # Every GET answers HEAD too; the server below drops the body.
+        is_head = exchange.method == "HEAD"
+        inner = {**exchange.scope, "method": "GET"} if is_head else exchange.scope
+        await self.app(inner, exchange.receive, exchange.send)
+
+    def _admit(self, client: str) -> None:
         if self.is_stopping:
-            refused = stopping()
-        elif self._clients[client] >= self.limits.pictures_per_client:
-            refused = too_many()
-        elif self.num_pictures >= self.limits.pictures:
-            refused = busy()
-        if refused is not None:
-            await request.drain()
-            raise refused
+            raise stopping()
+        if self._clients[client] >= self.limits.pictures_per_client:
+            raise too_many()
+        if self.num_pictures >= self.limits.pictures:
+            raise busy()
         self._clients[client] += 1
         self.num_pictures += 1
 
@@ -135,104 +118,21 @@ class Guard:
             del self._clients[client]
 
 
-class _Request:
-    """One request on its way in, and its answer on the way out."""
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
-        self.scope = scope
-        self.id = secrets.token_hex(8)
-        self.path: str = scope["path"]
-        self.method: str = scope["method"]
-        self.status = 499
-        """What was sent; 499 while nothing is: the client went before."""
-        self.closes = False
-        self._receive = receive
-        self._send = send
-        self._limits = limits
-        self._headers = dict(scope["headers"])
-        self._num_bytes = 0
-        self._deadline: float | None = None
-        self._is_read = False
-
-    @property
-    def brings_pictures(self) -> bool:
-        return self.method == "POST" and self.path.startswith("/v1/")
-
-    def header(self, name: bytes) -> str:
-        return str(self._headers.get(name, b"").decode("latin-1"))
-
-    async def receive(self) -> Message:
-        """The next piece of the body.
-
-        Raises:
-            Refused: too_large (FAULTS S02), too_slow (S03).
-        """
-        if self._is_read:
-            return await self._receive()
-        now = asyncio.get_running_loop().time()
-        self._deadline = self._deadline or now + self._limits.body_timeout_s
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError as error:
-            self.closes = True
-            raise Refused(408, "too_slow", "the picture did not arrive in time") from error
-        self._num_bytes += len(message.get("body", b""))
-        self._is_read = not message.get("more_body", False)
-        if self._num_bytes > self._limits.body_bytes:
-            self.closes = True
-            raise _too_large(self._limits)
-        return message
-
-    async def drain(self) -> None:
-        """Read the rest of the body, if it comes soon and is not too large."""
-        try:
-            async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                while not self._is_read:
-                    await self.receive()
-        except TimeoutError:
-            self.closes = True
-
-    async def send(self, message: Message) -> None:
-        """Add the headers that every answer has."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            own = [*HEADERS, (b"x-request-id", self.id.encode())]
-            if self.closes or (not self._is_read and self.brings_pictures):
-                own.append((b"connection", b"close"))
-            sent = [(k, v) for k, v in message.get("headers", []) if k.lower() != b"connection"]
-            message = {**message, "headers": [*sent, *own]}
-        await self._send(message)
-
-    async def refuse(self, refused: Refused) -> None:
-        """Answer with the reason, unless an answer has begun."""
-        if self.status != 499:
-            return
-        if refused.status == 413:
-            self.closes = True
-        body = json.dumps({"request_id": self.id, "error": refused.to_dict()}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        if refused.retry_after_s is not None:
-            headers.append((b"retry-after", str(refused.retry_after_s).encode()))
-        start = {"type": "http.response.start", "status": refused.status, "headers": headers}
-        await self.send(start)
-        content = b"" if self.method == "HEAD" else body
-        await self.send({"type": "http.response.body", "body": content})
-
-
-def _too_large(limits: Limits) -> Refused:
-    return Refused(413, "too_large", f"a request may have {limits.body_bytes:,} bytes")
-
-
 ROUTES = ("/v1/predict", "/v1/explain", "/v1/model", "/healthz", "/readyz", "/metrics", "/")
 
 
 def _route(path: str) -> str:
     """The path, if it is one of ours: what strangers ask for makes no new time series."""
     return path if path in ROUTES else "other"
+
+
+def _line(exchange: Exchange, client: str, seconds: float) -> str:
+    cause = exchange.scope["state"]["cause"]
+    why = "" if cause is None else f" {_one_line(f'{type(cause).__name__}: {cause}')}"
+    return (
+        f"{exchange.id} {_one_line(client)} {exchange.method} {_one_line(exchange.path)} "
+        f"{exchange.status} {1e3 * seconds:.1f} ms{why}"
+    )
 
 
 def _one_line(text: str) -> str:

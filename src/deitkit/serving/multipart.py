@@ -32,9 +32,13 @@ def read_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
     boundary = options.get(b"boundary", b"")
     if not 0 < len(boundary) <= MAX_BOUNDARY:
         raise _bad(f"the boundary has {len(boundary)} characters, not 1 to {MAX_BOUNDARY}")
+    end = b"--" + boundary + b"--"
+    place = body.find(end)
+    if place >= 0 and body[place + len(end) :].strip(b"\r\n"):
+        raise _bad("bytes follow its end")
     reader = _Reader()
-    parser = MultipartParser(boundary, reader.callbacks(), max_size=len(body))
     try:
+        parser = MultipartParser(boundary, reader.callbacks())
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
@@ -89,6 +93,8 @@ def _file_of(part: _Part, parse_options_header: Any) -> tuple[str, bytes]:
     kind, options = parse_options_header(part.headers.get(b"content-disposition", b""))
     if kind != b"form-data" or b"filename" not in options:
         raise _bad("a part is not a file; this server reads no other fields")
+    if part.headers.get(b"content-type", b"").lower().startswith(b"multipart/"):
+        raise _bad("a part holds parts")
     return options[b"filename"].decode("utf-8", "replace")[:255], bytes(part.content)
 
 

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from PIL import Image
 
 from deitkit.data import printable
 from deitkit.data.label_overlay import ACTIONS, CHANGE, LabelEdit, write_overlay
-from deitkit.serving.pages import add_page, add_refusals
+from deitkit.serving.pages import Json, add_page, add_refusals
 from deitkit.serving.refusals import Refused
 
 SHOWN_SIDE = 768
@@ -96,11 +95,11 @@ def build_review(review: Review) -> FastAPI:
     """The application, without its guard."""
     app = FastAPI(title="deitkit review", docs_url=None, redoc_url=None, openapi_url=None)
     add_refusals(app)
-    add_page(app, PAGE, folder="review_page")
+    add_page(app, PAGE, folder="serving/review_page")
 
     @app.get("/v1/state")
     async def state() -> Response:
-        return JSONResponse(review.state())
+        return Json(review.state())
 
     @app.get("/v1/image/{number}")
     async def image(number: int) -> Response:
@@ -119,7 +118,7 @@ def build_review(review: Review) -> FastAPI:
         if not isinstance(said, dict):
             raise Refused(400, "bad_answer", "the answer is no table")
         await review.take(said.get("number"), said.get("action"), said.get("label", ""))
-        return JSONResponse({"saved": True})
+        return Json({"saved": True})
 
     return app
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -16,9 +17,11 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from deitkit.errors import ResourceError
-from deitkit.serving.guard import Guard, Limits
+from deitkit.errors import ConfigError, ResourceError
+from deitkit.serving.exchange import Limits, refusal_bytes
+from deitkit.serving.guard import Guard
 from deitkit.serving.metrics import Meter
+from deitkit.serving.refusals import Refused
 
 HEADER_TIMEOUT_S = 5.0
 MAX_CHUNKS = 10_000
@@ -27,6 +30,8 @@ MAX_HEADER_BYTES = 16_384
 DRAIN_TIMEOUT_S = 10
 GRACE_S = 0.5
 """After the signal, for clients that keep their connection, to be told to close it."""
+ARRIVAL_S = 0.2
+"""After the last connection was accepted, for its request to come."""
 BACKLOG = 1024
 
 
@@ -69,6 +74,9 @@ class _Protocol(H11Protocol):
         self._stop_timer()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Refused(400, "bad_request", "this is no HTTP request that can be read"))
+
     def _start_timer(self) -> None:
         self._timer = self.loop.call_later(HEADER_TIMEOUT_S, self._too_slow)
 
@@ -78,24 +86,30 @@ class _Protocol(H11Protocol):
             self._timer = None
 
     def _too_slow(self) -> None:
+        self._refuse(Refused(408, "too_slow", "the request did not arrive in time"))
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer before there is a request, unless an answer is on its way, and close."""
         if self.transport.is_closing():
             return
-        self.transport.write(
-            b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-        )
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.write(refusal_bytes(refused))
         self.transport.close()
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Ends with what is under way answered, and code 0; at the second signal at once."""
 
     def __init__(self, config: uvicorn.Config, guard: Guard, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
-        self._guard = guard
+        self.guard = guard
         self._on_stop = on_stop
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread hears signals
+            return
         before = {
             number: signal.signal(number, self.handle_exit)
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -109,12 +123,15 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             os._exit(128 + sig)
-        self._guard.is_stopping = True
+        self.guard.is_stopping = True
         self._on_stop()
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await asyncio.sleep(GRACE_S)
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(ARRIVAL_S)
         await super().shutdown(sockets)
 
 
@@ -122,13 +139,17 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket that listens, before the model is loaded (FAULTS S18).
 
     Raises:
+        ConfigError: BAD_VALUE, a port that cannot be.
         ResourceError: PORT, it is in use or not allowed.
     """
+    if not 0 <= port <= 65_535:  # the system would take what is left of it
+        raise ConfigError("BAD_VALUE", "port", f"is {port}", "give 0 to 65535")
     try:
-        family, _, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # With its protocol named, or asyncio leaves Nagle's 40 ms in each answer.
+        listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
@@ -136,8 +157,8 @@ def bind(host: str, port: int) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise ResourceError(
             "PORT", f"{host}:{port}", f"cannot listen there ({reason})", "choose another port="
         ) from error
@@ -153,21 +174,22 @@ def host_names(host: str, port: int, more: tuple[str, ...]) -> frozenset[str]:
     return frozenset(name.lower() for name in with_port | (names if port == 80 else set(more)))
 
 
-def serve(
+def build_server(
     app: Any,
-    listener: socket.socket,
     *,
     hosts: frozenset[str],
     limits: Limits,
     meter: Meter,
     log: Callable[[str], None] = lambda line: None,
     on_stop: Callable[[], None] = lambda: None,
-) -> None:
-    """Answer on `listener` until SIGTERM or SIGINT; then finish what is under way.
+) -> Server:
+    """What answers for `app`; `run(sockets=[bind(...)])` does so until SIGTERM or SIGINT.
 
-    `on_stop` is called by the signal, `log` with one line a request.
+    It then finishes what is under way. `on_stop` is called by the signal, `log` with one line a
+    request.
     """
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    for name in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # each request has its own line
     guard = Guard(app, limits, meter, hosts, log)
     config = uvicorn.Config(
         guard,
@@ -182,4 +204,9 @@ def serve(
         timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
         backlog=BACKLOG,
     )
-    _Server(config, guard, on_stop).run(sockets=[listener])
+    return Server(config, guard, on_stop)
+
+
+def serve(app: Any, listener: socket.socket, **options: Any) -> None:
+    """Answer on `listener` until SIGTERM or SIGINT; `options` are those of `build_server`."""
+    build_server(app, **options).run(sockets=[listener])

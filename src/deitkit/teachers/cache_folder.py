@@ -41,6 +41,7 @@ from deitkit.runtime.durable import (
 )
 from deitkit.runtime.strict_json import load_json
 from deitkit.runtime.temporary_names import remove_tree, temporary_name
+from deitkit.runtime.user_cache import user_cache
 from deitkit.teachers.cache_files import READ_ONLY_ERRNOS
 from deitkit.teachers.cache_records import RecordFormat
 
@@ -105,8 +106,7 @@ class CacheIdentity:
 
 def default_root() -> Path:
     """Where caches lie unless the user says otherwise: the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "deitkit" / "teachers"
+    return user_cache("teachers")
 
 
 def cache_folders(root: Path) -> list[Path]:

@@ -3,15 +3,6 @@
 const $ = (id) => document.getElementById(id);
 const SHOWN_SIDE = 1024;
 const COLOURS = [[0, [58, 12, 88]], [0.5, [206, 70, 82]], [1, [252, 226, 110]]];
-const WORDS = {
-  not_an_image: "This file is not a picture that can be read.",
-  truncated: "This picture is cut off: the file ends too early.",
-  too_large: "This picture is too large.",
-  too_small: "This picture is too small.",
-  format_not_allowed: "This kind of picture is not read. Try JPEG, PNG or WebP.",
-  busy: "Many pictures are waiting. Try again in a moment.",
-  too_many_requests: "Too many requests at once. Try again in a moment.",
-};
 
 let model = { explains: false };
 let bitmap = null;
@@ -32,37 +23,29 @@ function fail(text) {
   $("result").hidden = true;
 }
 
-async function ask(path, file) {
-  const type = file.type.startsWith("image/") ? file.type : "application/octet-stream";
-  const answer = await fetch(path, { method: "POST", headers: { "content-type": type }, body: file });
-  const said = await answer.json();
-  if (!answer.ok) {
-    throw new Error(WORDS[said.error.code] || said.error.message);
-  }
-  return said;
-}
-
 async function classify(file) {
   const mine = ++turn;
   $("error").hidden = true;
   heads = [];
   try {
-    bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
-    document.body.classList.add("busy");
-    const said = await ask("/v1/predict", file);
+    $("working").hidden = false;
+    const shown = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
     if (mine !== turn) return;
-    show(said.predictions[0]);
-    if (model.explains && bitmap) {
-      const why = await ask("/v1/explain", file);
+    bitmap = shown;
+    const prediction = await asking.predict(file);
+    if (mine !== turn) return;
+    show(prediction);
+    if (model.explains && asking.explain && bitmap) {
+      const why = await asking.explain(file);
       if (mine !== turn) return;
       heads = why.heads.filter((head) => head.method === "relevance");
       box = why.box;
       offerViews();
     }
   } catch (error) {
-    if (mine === turn) fail(error instanceof TypeError ? "The server cannot be reached." : error.message);
+    if (mine === turn) fail(error.message);
   } finally {
-    document.body.classList.remove("busy");
+    if (mine === turn) $("working").hidden = true;
   }
 }
 
@@ -75,6 +58,8 @@ function show(prediction) {
   $("result").hidden = false;
   $("verdict").textContent = `${prediction.class}, ${percent(prediction.probability)}`;
   $("unsure").hidden = !prediction.abstains;
+  $("note").textContent = prediction.note || "";
+  $("note").hidden = !prediction.note;
   $("bars").replaceChildren(...prediction.top.slice(0, 5).map((row) => {
     const line = element("div", undefined, "line");
     line.append(element("span", row.class), element("span", percent(row.probability)));
@@ -188,4 +173,9 @@ document.addEventListener("drop", (event) => {
   picked(event.dataTransfer.files);
 });
 document.addEventListener("paste", (event) => picked(event.clipboardData.files));
-fetch("/v1/model").then((answer) => answer.json()).then(describe).catch(() => fail("The server cannot be reached."));
+$("promise").textContent = asking.promise;
+if (asking.documents) {
+  $("documents").href = asking.documents;
+  $("documents").hidden = false;
+}
+asking.card().then(describe).catch((error) => fail(error.message));

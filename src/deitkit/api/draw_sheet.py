@@ -14,11 +14,9 @@ from PIL import Image
 from deitkit.augmentation import ViewPolicy, draw_views, epoch_order
 from deitkit.config import AUTO, RunConfig, build_config, canonical_name, flatten
 from deitkit.config.recipes import read_recipe
-from deitkit.data import DecodeFault, DecodePolicy, decode, list_images, printable
+from deitkit.data import DecodeFault, DecodePolicy, decode, list_encoded, printable
 from deitkit.data.image_set import sample_ids_of
-from deitkit.data.reading import read_image_file
 from deitkit.data.scan import digest_of
-from deitkit.data.stores import LIMIT_FILE_BYTES
 from deitkit.errors import ConfigError, DataError
 from deitkit.reporting import contact_sheet
 from deitkit.reporting.contact_sheet import DrawnView, describe_views, show_views
@@ -166,16 +164,16 @@ def _load(pictures: Any, policy: DecodePolicy, count: int) -> tuple[list[_Pictur
     if isinstance(pictures, str | os.PathLike):
         training = Path(pictures).expanduser() / "train"
         pictures = training if training.is_dir() else pictures
-    paths = [path for path, _ in list_images(pictures, decode=policy)]
+    found = list(list_encoded(pictures))
     # Evenly over the listing, which goes class by class.
-    taken = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int))
-    shown = [Path(paths[i]) for i in taken]
+    taken = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
+    shown = [Path(found[i][0]) for i in taken]
     twice = len({path.name for path in shown}) < len(shown)
     twice |= len({path.parent for path in shown}) > 1
     loaded = []
-    for path in shown:
+    for path, place in zip(shown, taken, strict=True):
         try:
-            raw, _ = read_image_file(os.fsencode(path), limit_bytes=LIMIT_FILE_BYTES)
+            raw = found[place][1]()
             pixels_HWC = decode(raw, policy)
         except DecodeFault as fault:
             raise DataError(
@@ -185,6 +183,6 @@ def _load(pictures: Any, policy: DecodePolicy, count: int) -> tuple[list[_Pictur
         sample_id = sample_ids_of(digest[None])[0]
         name = f"{path.parent.name}/{path.name}" if twice else path.name
         loaded.append(_Picture(name, pixels_HWC, sample_id))
-    more = len(paths) - len(loaded)
+    more = len(found) - len(loaded)
     notes = [f"pictures that are not shown: {more:,}; count= shows more"] if more else []
     return loaded, notes

@@ -41,6 +41,8 @@ SHARED_SETTINGS = (
     "data.channels",
     "data.allow_empty_class",
     "data.image_size",
+    "data.order",
+    "data.window_mb",
     "views.flip",
     "run.seed",
     "run.device",

@@ -3,6 +3,7 @@
 `mixing`, `erasing` and `device_render` need torch and are imported by their own names.
 """
 
+from deitkit.augmentation.block_order import block_windows
 from deitkit.augmentation.render import render
 from deitkit.augmentation.view_policy import ViewPolicy
 from deitkit.augmentation.views import (
@@ -16,6 +17,7 @@ from deitkit.augmentation.views import (
 __all__ = [
     "ViewPolicy",
     "Views",
+    "block_windows",
     "draw_views",
     "epoch_order",
     "pair_alike",

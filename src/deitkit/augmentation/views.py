@@ -122,12 +122,18 @@ def _whole_pixels(shares_B4: NDArray[np.float32], size: tuple[int, int]) -> NDAr
     return np.rint(shares_B4 * scale_4).astype(np.int64)
 
 
-def epoch_order(view_seed: int, epoch: int, sample_ids_N: NDArray[np.uint64]) -> NDArray[np.int64]:
+def epoch_order(
+    view_seed: int,
+    epoch: int,
+    sample_ids_N: NDArray[np.uint64],
+    windows_N: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
     """Return the order of an epoch: indices into `sample_ids_N`, a permutation.
 
     Images are sorted by a keyed hash of their id, so that adding some only inserts them. The n-th
     copy of one content is hashed with n: otherwise copies would always stand beside each other,
-    where they are not mixed.
+    where they are not mixed. With `windows_N` (see `block_windows`) one window follows the other,
+    each sorted so.
     """
     by_id = np.argsort(sample_ids_N, kind="stable")
     ids = sample_ids_N[by_id]
@@ -137,18 +143,33 @@ def epoch_order(view_seed: int, epoch: int, sample_ids_N: NDArray[np.uint64]) ->
     copies_N = np.empty(len(ids), dtype=np.int64)
     copies_N[by_id] = positions - np.maximum.accumulate(np.where(is_first, positions, 0))
     words_N = hash_key(view_seed, epoch, sample_ids_N, copies_N, purpose="order")
-    return np.argsort(words_N, kind="stable")
+    if windows_N is None:
+        return np.argsort(words_N, kind="stable")
+    return np.lexsort((words_N, windows_N))
 
 
-def shuffle_pairs(order_N: NDArray[np.int64], *, view_seed: int, epoch: int) -> NDArray[np.int64]:
+def shuffle_pairs(
+    order_N: NDArray[np.int64],
+    *,
+    view_seed: int,
+    epoch: int,
+    windows_N: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
     """Return an epoch's order with its pairs of mix partners at other places, each pair whole.
 
-    For epochs that show the views of an earlier one again; an odd last image stays last.
+    For epochs that show the views of an earlier one again; an odd last image stays last. With
+    `windows_N`, told in the order's own places, the pairs of a window (that of its first image)
+    stay together, and windows change places too.
     """
     whole = len(order_N) // 2 * 2
     pairs_P2 = order_N[:whole].reshape(-1, 2)
     words_P = hash_key(view_seed, epoch, np.arange(len(pairs_P2)), purpose="order of pairs")
-    shuffled = pairs_P2[np.argsort(words_P, kind="stable")].reshape(-1)
+    by_word_P = np.argsort(words_P, kind="stable")
+    if windows_N is not None:
+        windows_P = windows_N[:whole:2]
+        of_windows_P = hash_key(view_seed, epoch, windows_P, purpose="order of windows")
+        by_word_P = np.lexsort((words_P, of_windows_P))
+    shuffled = pairs_P2[by_word_P].reshape(-1)
     return np.concatenate([shuffled, order_N[whole:]])
 
 

@@ -26,7 +26,7 @@ def check(
     Parameters
     ----------
     data
-        What train would be given: a folder, a CSV, Parquet.
+        What train would be given: a folder, a CSV, Parquet or tar shards.
     run
         A run that was trained on it.
     out

@@ -25,7 +25,8 @@ def evaluate(
     run
         A run folder, or the bundle in it.
     data
-        Images with labels: folder of class folders, CSV or Parquet. Classes are matched by name.
+        Images with labels: folder of class folders, CSV, Parquet or tar shards. Classes are matched
+        by name.
         Left out: the test split of the run's own data, else the validation images.
     split
         Which split of the data: train, val or test.

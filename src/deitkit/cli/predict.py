@@ -27,7 +27,7 @@ def predict(run: str, *images: str, json: bool = False, embeddings: str | None =
     run
         A run folder, the bundle in it, or a file of `deitkit export to=onnx`.
     images
-        Pictures, or folders of them.
+        Pictures, or folders or shards (Parquet, tar) of them.
     json
         Print one JSON list: source, class, probability, whether the model abstains because it is
         not sure enough, probabilities by class.

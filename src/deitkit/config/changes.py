@@ -25,6 +25,9 @@ FREE = {
 }
 """Settings that change no weight. The data are compared by content, not by path."""
 
+NEEDS_FLAG = {"data.order", "data.window_mb"}
+"""Settings of the data that leave the images what they are."""
+
 FORBIDDEN_SECTIONS = ("model", "data")
 """Settings that make it another model or other images."""
 
@@ -61,6 +64,8 @@ def _kind(name: str, before: Any, now: Any) -> str:
         return "free"
     if name == "schedule.epochs" and isinstance(before, int) and isinstance(now, int):
         return "free" if now > before else "needs_flag"
+    if name in NEEDS_FLAG:
+        return "needs_flag"
     return "forbidden" if name.partition(".")[0] in FORBIDDEN_SECTIONS else "needs_flag"
 
 

@@ -232,6 +232,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.val_fraction": (0.001, 0.9),
     "data.max_pixels": (1, 10**10),
     "data.min_side": (1, 65536),
+    "data.window_mb": (1, 10**6),
     "views.padding": (0, 1),
     "views.flip": (0, 1),
     "views.mixup": (0, 100),

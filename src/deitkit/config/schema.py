@@ -22,7 +22,8 @@ class DataConfig:
     """The images and how they become pixels."""
 
     path: str | None = None
-    """Folder of class folders, a folder with train/ and val/, a CSV, or Parquet. Short: data."""
+    """Folder of class folders, a folder with train/ and val/, a CSV, or a folder of shards: Parquet
+    or tars in the WebDataset layout. Short: data."""
     image_size: int | tuple[int, int] | Auto = AUTO
     """Pixels a side the student sees; a pair is height,width. Short: image_size."""
     resize: Literal["auto", "shorter", "squash"] = AUTO
@@ -53,6 +54,13 @@ class DataConfig:
     """Read pictures that links point to outside the data folder; otherwise they are left out."""
     image_cache: Literal["auto", "memory", "off"] = AUTO
     """Decoded images kept in memory: 'auto' where they fill at most a quarter of what is free."""
+    order: Literal["auto", "images", "blocks"] = AUTO
+    """How an epoch is shuffled: images, all together; blocks, of shards, each read once an epoch:
+    blocks stand in any order, and images are shuffled among those that fill window_mb. auto: blocks
+    for shards larger than that, which are not kept in memory."""
+    window_mb: int = 256
+    """Megabytes of shards that are shuffled together in the order blocks; each worker holds them.
+    Larger mixes better where shards are sorted."""
     labels: str | None = None
     """A CSV of corrected labels, as `deitkit review` writes, laid over them. Short: labels."""
     unlabelled: str | None = None

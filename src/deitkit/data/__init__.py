@@ -10,7 +10,7 @@ from deitkit.data.decoding import DecodePolicy, decode, decode_array
 from deitkit.data.display import printable
 from deitkit.data.faults import REASONS, DecodeFault
 from deitkit.data.image_set import ImageSet
-from deitkit.data.listing import list_images
+from deitkit.data.listing import list_encoded, list_images
 from deitkit.data.report import DataReport
 from deitkit.data.sources import check_source
 from deitkit.data.unlabelled import open_unlabelled
@@ -26,6 +26,7 @@ __all__ = [
     "check_source",
     "decode",
     "decode_array",
+    "list_encoded",
     "list_images",
     "open_dataset",
     "open_split",

@@ -24,6 +24,8 @@ REASONS = {
     "missing_file": "listed in the table, not on disk",
     "path_too_long": "the path is longer than the system opens",
     "outside_root": "a link that leads out of the data folder",
+    "no_image": "a sample of a shard has a label and no picture",
+    "repeated_name": "a second member of the same name in one shard",
 }
 """Every reason a sample is left out before the first epoch, in words."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from deitkit.data.blocks import Blocks, blocks_of, holding, reads_singly
 from deitkit.data.decoding import DecodePolicy
 from deitkit.data.display import printable
 from deitkit.data.faults import DecodeFault
@@ -74,6 +75,16 @@ class ImageSet:
     def is_in_memory(self) -> bool:
         return self._kept is not None
 
+    @property
+    def blocks(self) -> Blocks:
+        """Which images are read together."""
+        return blocks_of(self._store)
+
+    @property
+    def reads_singly(self) -> bool:
+        """Whether one image can be read without others that lie beside it."""
+        return reads_singly(self._store)
+
     def image(self, index: int) -> np.ndarray:
         """uint8 [H, W, C] of one image, the one that was scanned or an error, never another.
 
@@ -124,6 +135,11 @@ class ImageSet:
         """The same images under other labels."""
         assert labels_N.shape == self.labels.shape
         return self._changed(labels=labels_N)
+
+    def holding(self, num_bytes: int) -> ImageSet:
+        """The same images, so many bytes of shards kept in memory; with 0, for reading in any
+        order, each is read alone where that can be done."""
+        return self._changed(store=holding(self._store, num_bytes))
 
     def decoded_as(
         self, *, channels: int, background: tuple[int, int, int] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from deitkit.data.blocks import Blocks, blocks_of, holding, reads_singly
 from deitkit.data.stores import Raw, RecordStore
 
 
@@ -13,6 +14,7 @@ class JoinedStore:
     def __init__(self, first: RecordStore, second: RecordStore) -> None:
         self._parts = (first, second)
         self.parallel = first.parallel and second.parallel
+        self.reads_singly = reads_singly(first) and reads_singly(second)
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
@@ -40,6 +42,17 @@ class JoinedStore:
         assert (np.diff(is_first.astype(np.int8)) <= 0).all(), "rows of both stores are mixed"
         first, second = self._parts
         return JoinedStore(first.take(rows[is_first]), second.take(rows[~is_first] - split))
+
+    def blocks(self) -> Blocks:
+        first, second = map(blocks_of, self._parts)
+        num_first = len(first.bytes_G)
+        return Blocks(
+            np.concatenate([first.block_N, second.block_N + num_first]),
+            np.concatenate([first.bytes_G, second.bytes_G]),
+        )
+
+    def holding(self, num_bytes: int) -> JoinedStore:
+        return JoinedStore(*(holding(part, num_bytes) for part in self._parts))
 
     def _at(self, row: int) -> tuple[RecordStore, int]:
         first, second = self._parts

@@ -11,13 +11,15 @@ import numpy as np
 
 from deitkit.data.decoding import DecodePolicy, decode_with_facts
 from deitkit.data.display import printable
-from deitkit.data.reading import read_image_file
-from deitkit.data.stores import LIMIT_FILE_BYTES
+from deitkit.data.shards import open_pictures
+from deitkit.data.stores import FileStore, RecordStore
 from deitkit.data.walking import walk_folders
 from deitkit.errors import ConfigError
 
 Loader = Callable[[], np.ndarray]
 """uint8 [H, W, C] of one image; raises DecodeFault, or DataError IO_ERROR."""
+Reader = Callable[[], bytes]
+"""The encoded bytes of one image; raises as a Loader does."""
 
 
 def list_images(
@@ -28,10 +30,18 @@ def list_images(
     """(path as found, loader) for each image: nothing is read before its loader is called.
 
     A named file is taken whatever it is called; folders are searched to the bottom for image
-    extensions, hidden entries and links out of them left aside. Raises ConfigError NO_DATA at
-    once when one of `paths` does not exist, and NO_IMAGES when there is nothing at all in them.
+    extensions, hidden entries and links out of them left aside. A tar or Parquet shard, or a
+    folder of them, stands for the pictures in it. Raises ConfigError NO_DATA at once when one of
+    `paths` does not exist, and NO_IMAGES when there is nothing at all in them.
     """
     policy = decode or DecodePolicy()
+    return ((name, partial(_load, read, policy)) for name, read in list_encoded(paths))
+
+
+def list_encoded(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> Iterator[tuple[str, Reader]]:
+    """As `list_images`, the images not decoded."""
     named = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     expanded = [Path(path).expanduser() for path in named]
     for path in expanded:
@@ -39,21 +49,27 @@ def list_images(
             raise ConfigError(
                 "NO_DATA", printable(path), "does not exist", "give image files or folders"
             )
-    found = [name for path in expanded for name in _files_of(path)]
-    if not found:
+    found = [_pictures_of(path) for path in expanded]
+    if not any(map(len, found)):
         where = ", ".join(map(printable, expanded)) or "the list of paths"
         raise ConfigError("NO_IMAGES", where, "holds no images", "give image files or folders")
-    return ((os.fsdecode(name), partial(_load, name, policy)) for name in found)
+    return (
+        (store.describe(row), partial(store.read, row))
+        for store in found
+        for row in range(len(store))
+    )
 
 
-def _files_of(path: Path) -> list[bytes]:
+def _pictures_of(path: Path) -> RecordStore:
+    shards = open_pictures(path)
+    if shards is not None:
+        return shards.store
     root = os.fsencode(path)
     if not path.is_dir():
-        return [root]
+        return FileStore(b"", [root])
     walk = walk_folders(root, [b""], boundary=root)
-    return [os.path.join(root, name) for name in walk.files[0]]
+    return FileStore(root, walk.files[0])
 
 
-def _load(path: bytes, policy: DecodePolicy) -> np.ndarray:
-    encoded, _ = read_image_file(path, limit_bytes=LIMIT_FILE_BYTES)
-    return decode_with_facts(encoded, policy).pixels_HWC
+def _load(read: Reader, policy: DecodePolicy) -> np.ndarray:
+    return decode_with_facts(read(), policy).pixels_HWC

@@ -2,28 +2,27 @@
 
 Memory: labels are read at once; encoded images one row group at a time, memory-mapped and kept
 as they are encoded, up to HELD_BYTES for one store, the least recently used going first. A table
-whose images fit is read from disk once. In a larger one an image out of order costs a row group:
-small row groups (some 10 MB) keep that bearable. Worker processes that are forked share what is
-held; spawned ones read it anew.
+whose images fit is read from disk once. In a larger one an image out of order costs a row group,
+so training goes through it block by block (`data.order`). Worker processes that are forked share
+what is held; spawned ones read it anew.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import re
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from deitkit.data.blocks import Blocks, HeldBlocks
 from deitkit.data.class_names import read_class_names
 from deitkit.data.display import name_list, printable
 from deitkit.data.faults import DecodeFault
 from deitkit.data.reading import Stamp, stamp_of
+from deitkit.data.shard_names import check_complete
 from deitkit.data.stores import changed_file
 from deitkit.errors import DataError
 
@@ -32,7 +31,6 @@ HELD_BYTES = 1 << 30
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "class")
-_SHARD_NUMBER = re.compile(r"-(\d+)-of-(\d+)$")
 
 
 def load_pyarrow_parquet() -> Any:
@@ -48,39 +46,40 @@ def load_pyarrow_parquet() -> Any:
         ) from None
 
 
+class RowGroup(NamedTuple):
+    """Rows that are read together."""
+
+    first_row: int
+    """Of all shards' rows."""
+    shard: int
+    number: int
+    """In its shard."""
+    num_bytes: int
+    """Of its images, encoded, in memory."""
+
+
 class ParquetStore:
     """Rows of several shards, numbered through."""
 
     parallel = True
+    reads_singly = False
 
     def __init__(
         self,
         shards: Sequence[Path],
         stamps: Sequence[Stamp],
-        groups: Sequence[tuple[int, int, int]],
+        groups: Sequence[RowGroup],
         image_column: str,
         rows_N: np.ndarray,
+        held: HeldBlocks | None = None,
     ) -> None:
         self._shards = tuple(shards)
         self._stamps = tuple(stamps)
-        self._groups = tuple(groups)  # (first row, shard, group in the shard)
-        self._group_starts = np.array([first for first, _, _ in groups], np.int64)
+        self._groups = tuple(groups)
+        self._group_starts = np.array([group.first_row for group in groups], np.int64)
         self._image_column = image_column
         self._rows_N = rows_N
-        self._clear()
-
-    def _clear(self) -> None:
-        self._held: OrderedDict[int, Any] = OrderedDict()
-        self._held_bytes = 0
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        local = ("_held", "_held_bytes", "_lock")
-        return {name: value for name, value in self.__dict__.items() if name not in local}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._clear()
+        self._held = HeldBlocks(HELD_BYTES) if held is None else held
 
     def __len__(self) -> int:
         return len(self._rows_N)
@@ -93,8 +92,8 @@ class ParquetStore:
 
     def describe(self, row: int) -> str:
         group, _ = self._locate(row)
-        shard = self._groups[group][1]
-        first_of_shard = next(first for first, owner, _ in self._groups if owner == shard)
+        shard = self._groups[group].shard
+        first_of_shard = next(g.first_row for g in self._groups if g.shard == shard)
         return f"{self._shards[shard]} row {int(self._rows_N[row]) - first_of_shard}"
 
     def promised_format(self, row: int) -> str | None:
@@ -102,7 +101,7 @@ class ParquetStore:
 
     def read(self, row: int) -> bytes:
         group, inside = self._locate(row)
-        encoded = self._column(group)[inside].as_py()
+        encoded = self._held.get(group, self._load)[inside].as_py()
         if not encoded:
             raise DecodeFault("empty_file", "the table holds no bytes for this row")
         return bytes(encoded)
@@ -110,27 +109,22 @@ class ParquetStore:
     reread = read
 
     def take(self, rows: np.ndarray) -> ParquetStore:
-        taken = ParquetStore(
-            self._shards, self._stamps, self._groups, self._image_column, self._rows_N[rows]
-        )
-        taken._held = self._held.copy()  # The same buffers: nothing is copied.
-        taken._held_bytes = self._held_bytes
-        return taken
+        return self._changed(self._rows_N[rows], self._held.copied())
 
-    def _column(self, group: int) -> Any:
-        with self._lock:
-            if group in self._held:
-                self._held.move_to_end(group)
-                return self._held[group]
-            column = self._load(group)
-            self._held[group] = column
-            self._held_bytes += column.nbytes
-            while self._held_bytes > HELD_BYTES and len(self._held) > 1:
-                self._held_bytes -= self._held.popitem(last=False)[1].nbytes
-            return column
+    def blocks(self) -> Blocks:
+        groups_N = np.searchsorted(self._group_starts, self._rows_N, side="right") - 1
+        return Blocks(groups_N, np.array([group.num_bytes for group in self._groups], np.int64))
+
+    def holding(self, num_bytes: int) -> ParquetStore:
+        return self._changed(self._rows_N, HeldBlocks(max(num_bytes, HELD_BYTES)))
+
+    def _changed(self, rows_N: np.ndarray, held: HeldBlocks) -> ParquetStore:
+        return ParquetStore(
+            self._shards, self._stamps, self._groups, self._image_column, rows_N, held
+        )
 
     def _load(self, group: int) -> Any:
-        _, shard, number = self._groups[group]
+        _, shard, number, _ = self._groups[group]
         path = self._shards[shard]
         try:
             if stamp_of(str(path)) != self._stamps[shard]:
@@ -165,9 +159,9 @@ def open_shards(
     Raises DataError NO_PYARROW, BAD_TABLE or MISSING_SHARD.
     """
     parquet = load_pyarrow_parquet()
-    _check_complete(shards)
+    check_complete(shards)
     stamps: list[Stamp] = []
-    groups: list[tuple[int, int, int]] = []
+    groups: list[RowGroup] = []
     labels: list[Any] = []
     names: tuple[str, ...] | None = None
     image_column = ""
@@ -179,8 +173,10 @@ def open_shards(
                 image_column, label_column = _columns(opened.schema_arrow, path)
                 names = names or _declared_names(opened.schema_arrow, label_column)
                 for number in range(opened.metadata.num_row_groups):
-                    groups.append((first_row, shard, number))
-                    first_row += opened.metadata.row_group(number).num_rows
+                    found = opened.metadata.row_group(number)
+                    num_bytes = _column_bytes(found, image_column)
+                    groups.append(RowGroup(first_row, shard, number, num_bytes))
+                    first_row += found.num_rows
                 table = opened.read(columns=[label_column], use_threads=False)
         except (OSError, ValueError) as fault:  # ArrowInvalid is a ValueError.
             raise unreadable_table(path, fault) from fault
@@ -217,21 +213,6 @@ def _declared_names(schema: Any, label_column: str) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names) if isinstance(names, list) and names else None
 
 
-def _check_complete(shards: Sequence[Path]) -> None:
-    """`-00000-of-00002` says how many there are; a part of a set is not trained on unnoticed."""
-    for path in shards:
-        numbered = _SHARD_NUMBER.search(path.stem)
-        if numbered is None:
-            continue
-        stem, total = path.stem[: numbered.start()], int(numbered[2])
-        present = {p.stem for p in shards}
-        width = len(numbered[1])
-        wanted = [f"{stem}-{i:0{width}d}-of-{numbered[2]}" for i in range(total)]
-        missing = [name for name in wanted if name not in present]
-        if missing:
-            raise DataError(
-                "MISSING_SHARD",
-                printable(path.parent),
-                f"{name_list(missing)} of {total} shards missing",
-                "add them, or rename the others if they are the whole set",
-            )
+def _column_bytes(row_group: Any, name: str) -> int:
+    columns = map(row_group.column, range(row_group.num_columns))
+    return sum(c.total_uncompressed_size for c in columns if c.path_in_schema == name)

@@ -3,70 +3,34 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deitkit.data.class_names import index_labels, read_class_names
+from deitkit.data.class_names import read_class_names
 from deitkit.data.containers import EXTENSIONS
 from deitkit.data.display import printable
 from deitkit.data.faults import Skips
-from deitkit.data.parquet import open_shards
+from deitkit.data.listed import ALL, SPLIT_NAMES, Listing, Source
 from deitkit.data.sequence import list_pairs
-from deitkit.data.stores import FileStore, RecordStore
+from deitkit.data.shard_names import PARQUET, TAR, is_compressed_tar
+from deitkit.data.shards import find_shards, list_shards
+from deitkit.data.stores import FileStore
 from deitkit.data.table import TABLE_EXTENSIONS, Table, TableRow, bad_labels, read_table
 from deitkit.data.walking import is_inside, subfolders, walk_folders
 from deitkit.errors import ConfigError, DataError
-
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
-"""What people call the splits -> what we call them."""
-
-ALL = "all"
-"""The one split of a source that has no splits."""
 
 EXPECTED_LAYOUT = (
     "put each class into a folder of its own, photos/cat/1.jpg and photos/dog/2.jpg, "
     "or photos/train/cat/1.jpg and photos/val/cat/3.jpg"
 )
-_SHARD_SPLIT = re.compile(r"^(train|training|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """One split: rows and labels, no image read yet."""
-
-    location: str
-    store: RecordStore
-    labels: np.ndarray
-    """int64 [N], indices into `class_names`."""
-    class_names: tuple[str, ...]
-    ignored: int = 0
-    skipped: Skips = field(default_factory=Skips)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The splits of a source; each is listed only when asked for, so `test` stays unread."""
-
-    description: str
-    splits: Mapping[str, Callable[[], Listing]]
-    locations: dict[str, str]
 
 
 def check_source(source: Any) -> None:
-    """Raise ConfigError NO_DATA or NOT_DATA unless a path names a folder, a table or Parquet."""
+    """Raise ConfigError NO_DATA or NOT_DATA unless a path names a folder, a table or a shard."""
     if not isinstance(source, (str, os.PathLike)):
         return
     path = Path(source).expanduser()
@@ -74,12 +38,20 @@ def check_source(source: Any) -> None:
         raise ConfigError(
             "NO_DATA", printable(path), "does not exist", "give the folder that holds the images"
         )
-    if not path.is_dir() and path.suffix.lower() not in (*TABLE_EXTENSIONS, ".parquet"):
+    if is_compressed_tar(path):
         raise ConfigError(
             "NOT_DATA",
             printable(path),
-            "is a file, and neither a table nor Parquet",
-            "give a folder of class folders, a .csv, a .tsv or a .parquet",
+            "is a compressed archive, which cannot be read from the middle",
+            "unpack it once into a .tar (gunzip, unxz, unzstd) and name that",
+        )
+    if not path.is_dir() and path.suffix.lower() not in (*TABLE_EXTENSIONS, PARQUET, TAR):
+        raise ConfigError(
+            "NOT_DATA",
+            printable(path),
+            "is a file, and neither a table nor Parquet nor a tar",
+            "give a folder of class folders, a .csv, a .tsv, a .parquet, a .tar or a folder of "
+            "shards",
         )
 
 
@@ -104,9 +76,9 @@ def resolve_source(
     path = Path(source).expanduser()
     if path.suffix.lower() in TABLE_EXTENSIONS and path.is_file():
         return _table_source(path, follow_symlinks_outside)
-    shards = _shards_of(path)
+    shards = find_shards(path)
     if shards:
-        splits = {name: partial(_list_shards, found) for name, found in shards.items()}
+        splits = {name: partial(list_shards, found, path) for name, found in shards.items()}
         where = {name: ", ".join(map(str, found)) for name, found in shards.items()}
         return Source(str(path), splits, where)
     return _folder_source(path, follow_symlinks_outside)
@@ -264,30 +236,3 @@ def _list_table_rows(path: Path, rows: list[TableRow], table: Table | None) -> L
         names,
         table.repeated if table else 0,
     )
-
-
-# Parquet.
-
-
-def _shards_of(path: Path) -> dict[str, list[Path]]:
-    """Parquet files by split: of a file itself, a folder, its data/ or its split folders."""
-    if path.is_file():
-        return {ALL: [path]}
-    shards: dict[str, list[Path]] = {}
-    unnamed = []
-    for pattern in ("*.parquet", "data/*.parquet", "*/*.parquet"):
-        for shard in sorted(path.glob(pattern)):
-            named = _SHARD_SPLIT.match(shard.stem) or _SHARD_SPLIT.fullmatch(shard.parent.name)
-            if named:
-                shards.setdefault(SPLIT_NAMES[named[1].lower()], []).append(shard)
-            else:
-                unnamed.append(shard)
-        if shards or unnamed:
-            return shards or {ALL: unnamed}
-    return {}
-
-
-def _list_shards(shards: Sequence[Path]) -> Listing:
-    store, labels, declared = open_shards(shards)
-    indices, names = index_labels(labels, declared, store.describe)
-    return Listing(", ".join(map(str, shards)), store, indices, names)

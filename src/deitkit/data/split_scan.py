@@ -13,9 +13,9 @@ from deitkit.data.checks import check_skips
 from deitkit.data.class_names import match_classes
 from deitkit.data.decoding import DecodePolicy
 from deitkit.data.display import name_list, printable
+from deitkit.data.listed import ALL, Listing, Source
 from deitkit.data.report import DataReport
 from deitkit.data.scan import BadImages, Progress, Scan, scan_store
-from deitkit.data.sources import ALL, Listing, Source
 from deitkit.errors import DataError
 
 
@@ -81,5 +81,6 @@ class SplitReader:
         report.skipped.update(scan.skipped)
         report.tally.add(scan.tally)
         report.ignored += listing.ignored
+        report.warnings += listing.warnings
         report.locations["train" if name == ALL else name] = printable(listing.location)
         return SplitScan(listing, scan, labels[scan.rows])

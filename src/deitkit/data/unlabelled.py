@@ -15,6 +15,7 @@ from deitkit.data.image_set import ImageSet
 from deitkit.data.memory import take_pixels
 from deitkit.data.report import DataReport
 from deitkit.data.scan import BadImages, Progress, scan_store
+from deitkit.data.shards import Pictures, open_pictures
 from deitkit.data.split import group_digests
 from deitkit.data.stores import FileStore
 from deitkit.data.walking import walk_folders
@@ -34,7 +35,8 @@ def open_unlabelled(
     keep_bytes: int = 0,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Every picture anywhere below `folder`, labels -1; names of folders in it mean nothing.
+    """Every picture anywhere below `folder`, or in its shards, labels -1; names of folders in it
+    mean nothing.
 
     Pictures whose content is in `exclude_digests_M16`, and copies of one another, are left out:
     the first would show validation images to the student, the second count one picture twice.
@@ -49,13 +51,16 @@ def open_unlabelled(
     if not path.is_dir():
         raise ConfigError("NO_DATA", shown, "is no folder", "give a folder of pictures")
     root = os.fsencode(path)
-    walk = walk_folders(root, [b""], boundary=root, follow_outside=follow_symlinks_outside)
-    store = FileStore(root, walk.files[0])
+    found = open_pictures(path)
+    if found is None:
+        walk = walk_folders(root, [b""], boundary=root, follow_outside=follow_symlinks_outside)
+        found = Pictures(FileStore(root, walk.files[0]), walk.ignored, walk.skipped)
+    store = found.store
     scan = scan_store(
         store, decode, bad_images=bad_images, keep_bytes=keep_bytes, progress=progress
     )
-    report = DataReport(shown, ignored=walk.ignored)
-    report.skipped.update(walk.skipped)
+    report = DataReport(shown, ignored=found.ignored)
+    report.skipped.update(found.skipped)
     report.skipped.update(scan.skipped)
     groups, _ = group_digests(np.concatenate([scan.digests, exclude_digests_M16]))
     groups_N = groups[: len(scan.rows)]

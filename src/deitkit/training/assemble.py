@@ -36,6 +36,7 @@ from deitkit.runtime.device import precision_for
 from deitkit.runtime.world import World
 from deitkit.teachers import LiveTeacher, NoTeacher
 from deitkit.training.loader import PREFETCHED_STEPS, TrainSteps, load_steps
+from deitkit.training.order_choice import MEGABYTE
 from deitkit.training.parts import TrainParts, mean_levels
 from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
 from deitkit.training.start import SCRATCH, open_start
@@ -153,6 +154,9 @@ def assemble(
     images = dataset.train
     if dataset.unlabelled is not None:
         images = dataset.train.joined(dataset.unlabelled)
+    # A run that began before there was a choice says auto, which was: images.
+    window_bytes = config.data.window_mb * MEGABYTE if config.data.order == "blocks" else None
+    images = images.holding(window_bytes or 0)
     num_view_epochs = 0 if config.distill.view_epochs == AUTO else config.distill.view_epochs
     steps = TrainSteps(
         images,
@@ -167,6 +171,7 @@ def assemble(
         num_view_epochs=num_view_epochs or None,
         op_fill=mean_levels(settled(config.data.mean)),
         on_device=device.type == "cuda",
+        window_bytes=window_bytes,
     )
     if steps.num_pairs // steps.steps_per_epoch < world.world_size:
         raise ConfigError(

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from deitkit.augmentation import (
     ViewPolicy,
     Views,
+    block_windows,
     draw_views,
     epoch_order,
     pair_alike,
@@ -49,6 +50,9 @@ class TrainSteps(Dataset):
     With `num_view_epochs` V, epoch e shows the views of epoch e % V again, with the same mix
     partners, in another order: what a teacher said of them is then known. Images without a label
     (-1) are mixed with each other; only where both kinds are odd one pair is of both.
+
+    With `window_bytes` the order goes through blocks of shards, so many bytes of them shuffled
+    together; without, all images are shuffled together.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class TrainSteps(Dataset):
         num_view_epochs: int | None = None,
         op_fill: int | Sequence[int] = 0,
         on_device: bool = False,
+        window_bytes: int | None = None,
     ) -> None:
         """`op_fill` are levels for what operations uncover. `on_device` leaves rendering to the
         training step where the sources are in memory and of one size."""
@@ -83,6 +88,8 @@ class TrainSteps(Dataset):
         self.world_size = world_size
         self.op_fill = op_fill
         self.on_device = on_device and images.pixels is not None
+        self.window_bytes = window_bytes
+        self._blocks = None if window_bytes is None else images.blocks
         self.repeats = min(repeats, max(1, len(images)))
         fewest = min(len(self._part(epoch)) for epoch in range(self.repeats))
         self.num_pairs = -(-fewest // 2)
@@ -123,14 +130,35 @@ class TrainSteps(Dataset):
         """Images of one epoch: all, or the next of `repeats` parts, pairs beside each other."""
         view_epoch = self.view_epoch(epoch)
         part = self._part(view_epoch)
-        order = epoch_order(self.view_seed, view_epoch // self.repeats, self.sample_ids_N)
+        windows_N = self._windows(view_epoch // self.repeats)
+        order = epoch_order(
+            self.view_seed, view_epoch // self.repeats, self.sample_ids_N, windows_N
+        )
         chosen = order[part.start : part.stop]
         is_labelled = self.is_labelled_N[chosen]
         if not is_labelled.all():
             chosen = pair_alike(chosen, is_labelled)
         if view_epoch != epoch or not is_labelled.all():
-            chosen = shuffle_pairs(chosen, view_seed=self.view_seed, epoch=epoch)
+            chosen = shuffle_pairs(
+                chosen,
+                view_seed=self.view_seed,
+                epoch=epoch,
+                windows_N=None if windows_N is None else windows_N[chosen],
+            )
         return chosen
+
+    def _windows(self, epoch: int) -> np.ndarray | None:
+        """The window of blocks each image is in, in an epoch of all images."""
+        if self._blocks is None or self.window_bytes is None:
+            return None
+        return block_windows(
+            self.view_seed,
+            epoch,
+            self.sample_ids_N,
+            self._blocks.block_N,
+            self._blocks.bytes_G,
+            window_bytes=self.window_bytes,
+        )
 
     def _part(self, epoch: int) -> range:
         """Places in the order of all images that an epoch takes."""
@@ -187,9 +215,10 @@ class TrainSteps(Dataset):
         if self.on_device and self.images.pixels is not None:
             sources = torch.from_numpy(self.images.pixels[indices_B])
         else:
-            rendered = self.rendered(indices_B, views, self.image_size)
+            decoded = self._decoded(indices_B)
+            rendered = self._render(decoded, views, self.image_size)
             if self.teacher_size is not None and not self._is_answered(step):
-                rendered_for_teacher = self.rendered(indices_B, views, self.teacher_size)
+                rendered_for_teacher = self._render(decoded, views, self.teacher_size)
         return Batch(
             images_BCHW=rendered,
             teacher_images_BCHW=rendered_for_teacher,
@@ -207,11 +236,20 @@ class TrainSteps(Dataset):
 
     def rendered(self, indices_B: np.ndarray, views: Views, size: tuple[int, int]) -> Tensor:
         """The views as uint8 [B, C, H, W] at a size."""
+        return self._render(self._decoded(indices_B), views, size)
+
+    def _decoded(self, indices_B: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """The images as they are stored; each is read once, however many views of it there are."""
         if self.images.pixels is not None:
-            sources = self.images.pixels[indices_B]
-        else:
-            sources = [self.images.image(int(i)) for i in indices_B]
-        return torch.from_numpy(render(sources, views, size, op_fill=self.op_fill))
+            return self.images.pixels[indices_B]
+        places = indices_B.tolist()
+        decoded = {place: self.images.image(place) for place in dict.fromkeys(places)}
+        return [decoded[place] for place in places]
+
+    def _render(
+        self, decoded: np.ndarray | list[np.ndarray], views: Views, size: tuple[int, int]
+    ) -> Tensor:
+        return torch.from_numpy(render(decoded, views, size, op_fill=self.op_fill))
 
 
 def labels_that_count(is_labelled_B: np.ndarray) -> np.ndarray:

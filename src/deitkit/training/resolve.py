@@ -5,18 +5,19 @@ In two strokes: what the data decides, and, after a few timed steps, what the cl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from deitkit.config import AUTO, RunConfig, flatten, parse_duration_s, settled, with_values
 from deitkit.data import Dataset, ImageSet
-from deitkit.data.preprocess import Preprocessing, pixels
+from deitkit.data.preprocess import Preprocessing
 from deitkit.errors import ConfigError
 from deitkit.models import family_of, name_facts, named_like
 from deitkit.training import choices
+from deitkit.training.channel_statistics import channel_statistics
 from deitkit.training.choice import Choice
+from deitkit.training.order_choice import choose_order
 from deitkit.training.resolution import Resolution
 from deitkit.training.resolve_teacher import (
     asked_view_epochs,
@@ -24,8 +25,6 @@ from deitkit.training.resolve_teacher import (
     settle_view_epochs,
 )
 from deitkit.training.start import PUBLIC_MEAN, PUBLIC_STD, SCRATCH, Start
-
-NUM_STATISTICS_IMAGES = 2000
 
 
 def budget_s(config: RunConfig) -> float:
@@ -88,7 +87,18 @@ def resolve_from_data(
         _settle_fine_tuning(r)
     _settle_optimisation(r, len(dataset.train), device_type=device_type, free_bytes=free_bytes)
     settle_distillation(r, has_teacher=has_teacher, num_classes=len(dataset.class_names))
-    in_memory = dataset.train.pixels is not None
+    train = dataset.train
+    r.settle(
+        "data.order",
+        choose_order(
+            train.labels,
+            shard_bytes=train.blocks.num_bytes(),
+            window_mb=config.data.window_mb,
+            in_memory=train.is_in_memory,
+            reads_singly=train.reads_singly,
+        ),
+    )
+    in_memory = train.pixels is not None
     r.settle(
         "run.workers",
         choices.choose_workers(in_memory=in_memory, is_small=is_small, num_cores=num_cores),
@@ -256,20 +266,10 @@ def _settle_statistics(r: Resolution, images: ImageSet) -> None:
         std=(1.0,) * r.config.data.channels,
         background=r.config.data.background,
     )
-    by_content = np.argsort(images.sample_ids, kind="stable")[:NUM_STATISTICS_IMAGES]
-    sums = np.zeros((2, r.config.data.channels))
-    for index in by_content:
-        image_CHW = pixels(images.image(int(index)), spec).astype(np.float64)
-        sums += image_CHW.mean(axis=(1, 2)), (image_CHW**2).mean(axis=(1, 2))
-    mean_C, square_C = sums / len(by_content)
-    std_C = np.sqrt(np.maximum(square_C - mean_C**2, 1e-4))
-    reason = f"of {len(by_content)} training images"
-    r.settle("data.mean", Choice(_rounded(mean_C), reason))
-    r.settle("data.std", Choice(_rounded(std_C), reason))
-
-
-def _rounded(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
-    return tuple(round(float(value), 4) for value in values)
+    mean, std, num_images = channel_statistics(images, spec)
+    reason = f"of {num_images} training images"
+    r.settle("data.mean", Choice(mean, reason))
+    r.settle("data.std", Choice(std, reason))
 
 
 def _bytes_per_image(r: Resolution) -> float | None:

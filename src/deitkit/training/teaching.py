@@ -148,6 +148,9 @@ def open_stored_teaching(
         erasing_fill=erasing_fill,
         decoding=decoding,
     )
+    if steps.window_bytes is not None:
+        # Who is whose partner follows the order.
+        settings["window_bytes"] = steps.window_bytes
     open_cache = partial(
         TeacherCache.open,
         root,

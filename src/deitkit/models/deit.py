@@ -183,16 +183,17 @@ class DeiT(ImageModel):
     def embed_tokens(self, images_BCHW: Tensor) -> Tensor:
         """[B, N, D] entering block 0: class token, distillation token if any, patches by rows.
 
-        In training the images may have another size that patches divide: the position embedding
-        is resampled for their grid, and learns through that.
+        In training the images may have another size of the same aspect that patches divide: the
+        position embedding is resampled for their grid, and learns through that.
 
         Raises:
             DataError: IMAGE_SHAPE, when the images are not of this model's size and channels.
         """
         self.check_channels(images_BCHW)
         height, width = images_BCHW.shape[2:]
-        fits = self.training and height % self.patch_size == 0 and width % self.patch_size == 0
-        if (height, width) != self.image_size and not fits:
+        fits = height % self.patch_size == 0 and width % self.patch_size == 0
+        fits = fits and height * self.image_size[1] == width * self.image_size[0]
+        if (height, width) != self.image_size and not (self.training and fits):
             raise DataError(
                 "IMAGE_SHAPE",
                 f"images {list(images_BCHW.shape)}",

@@ -42,6 +42,8 @@ class Batch:
     """uint64, an id of its own for each of them: where the teacher's answers are kept."""
     views: Views
     """The draws these images were rendered with; mixing still reads them."""
+    image_size: tuple[int, int]
+    """Height and width at which the student sees them."""
     epoch: int
     view_epoch: int
     """The epoch whose views these are: an earlier one where views are shown again."""

@@ -76,6 +76,7 @@ def filled(tmp_path_factory, photos, teacher, caches) -> Path:
         {"distill.weight": 0.9},
         {"distill.kind": "standardised"},
         {"lr": 0.001},
+        {"schedule.sizes": (8, 12, 16)},
     ],
     ids=str,
 )

@@ -22,6 +22,7 @@ from deitkit.data import open_dataset
 from deitkit.teachers.cache import TeacherCache
 from deitkit.teachers.cached import CachedTeacher
 from deitkit.training.loader import TrainSteps
+from deitkit.training.sizes import one_size
 from tests.teachers.toy_cache import answers_to
 from tests.training.toy import SIDE, ConvTeacher, live_teacher, toy_run, write_photos
 
@@ -87,7 +88,7 @@ def test_timms_model_learns_from_it(tmp_path, example, photos):
         policy=POLICY,
         view_seed=0,
         batch_size=len(images),
-        image_size=(SIDE, SIDE),
+        sizes=one_size((SIDE, SIDE)),
         teacher_size=(SIDE, SIDE),
         rank=0,
         world_size=1,

@@ -18,6 +18,7 @@ from deitkit.errors import CheckpointError, ModelFileError
 from deitkit.teachers.cache import TeacherCache
 from deitkit.teachers.cached import CachedTeacher
 from deitkit.training.loader import TrainSteps
+from deitkit.training.sizes import one_size
 from tests.training.toy import (
     MEAN,
     NUM_CLASSES,
@@ -75,13 +76,12 @@ def run(
 ) -> list[bytes]:
     """What the teacher says in each step of two epochs, as training asks it."""
     _, parts, _ = toy_run(images, batch_size=batch_size, policy=POLICY, teacher=teacher.live.live)
-    object.__setattr__(parts, "image_size", (student_side, student_side))
     steps = TrainSteps(
         images,
         policy=POLICY,
         view_seed=0,
         batch_size=batch_size,
-        image_size=(student_side, student_side),
+        sizes=one_size((student_side, student_side)),
         teacher_size=(SIDE, SIDE),
         rank=0,
         world_size=1,

@@ -14,6 +14,7 @@ from deitkit.data import ImageSet, open_dataset, open_split, parquet, tar_store
 from deitkit.data.blocks import Blocks
 from deitkit.training.loader import TrainSteps, load_steps
 from deitkit.training.order_choice import choose_order, is_sorted
+from deitkit.training.sizes import one_size
 from tests.data.tar_files import members, picture, write_tar
 from tests.training.toy import SIDE
 
@@ -27,7 +28,7 @@ def make_steps(images: ImageSet, *, window_bytes: int | None, **more) -> TrainSt
         images,
         policy=ViewPolicy(scale=(0.3, 1.0), mixup=0.8, cutmix=1.0),
         view_seed=3,
-        image_size=(SIDE, SIDE),
+        sizes=one_size((SIDE, SIDE)),
         window_bytes=window_bytes,
         **settled,
     )

@@ -18,6 +18,7 @@ from deitkit.data import ImageSet
 from deitkit.errors import DataError, WorkerError
 from deitkit.flow import Batch
 from deitkit.training.loader import TrainSteps, load_steps
+from deitkit.training.sizes import one_size
 from tests.training.toy import SIDE, toy_images
 
 POLICY = ViewPolicy(scale=(0.3, 1.0), mixup=0.8, cutmix=1.0)
@@ -42,7 +43,7 @@ def make_steps(
         policy=POLICY,
         view_seed=3,
         batch_size=batch_size,
-        image_size=(SIDE, SIDE),
+        sizes=one_size((SIDE, SIDE)),
         teacher_size=(12, 12),
         rank=rank,
         world_size=world_size,

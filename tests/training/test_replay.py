@@ -16,6 +16,7 @@ from deitkit.flow import StudentOutput
 from deitkit.losses import DistillationLoss
 from deitkit.runtime.world import World
 from deitkit.training.loader import TrainSteps, labels_that_count
+from deitkit.training.sizes import one_size
 from deitkit.training.step import train_step
 from deitkit.training.teacher_choices import (
     MIN_VIEW_EPOCHS,
@@ -37,7 +38,7 @@ def steps_of(images, *, batch_size=8, views=None, repeats=1, rank=0, world_size=
         policy=MIXING,
         view_seed=3,
         batch_size=batch_size,
-        image_size=(SIDE, SIDE),
+        sizes=one_size((SIDE, SIDE)),
         teacher_size=teacher,
         rank=rank,
         world_size=world_size,

@@ -16,6 +16,7 @@ from deitkit.optim import Schedule, build_optimizer
 from deitkit.runtime.world import World
 from deitkit.training.loader import TrainSteps
 from deitkit.training.parts import TrainParts
+from deitkit.training.sizes import one_size
 from deitkit.training.state import TrainState
 from deitkit.training.step import train_step
 from deitkit.training.teaching import LiveTeaching
@@ -37,7 +38,7 @@ def build_ours(model: nn.Module, teacher: ConvTeacher) -> tuple[TrainState, Trai
         policy=policy,
         view_seed=1,
         batch_size=BATCH,
-        image_size=(SIDE, SIDE),
+        sizes=one_size((SIDE, SIDE)),
         teacher_size=live.image_size,
         rank=0,
         world_size=1,
@@ -66,7 +67,6 @@ def build_ours(model: nn.Module, teacher: ConvTeacher) -> tuple[TrainState, Trai
         num_classes=NUM_CLASSES,
         label_smoothing=SMOOTHING,
         label_loss="cross_entropy",
-        image_size=(SIDE, SIDE),
         mean=MEAN,
         std=STD,
         erasing_fill="pixel",

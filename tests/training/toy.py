@@ -20,6 +20,7 @@ from deitkit.runtime.world import World
 from deitkit.teachers import Classifier, LiveTeacher, NoTeacher
 from deitkit.training.loader import TrainSteps
 from deitkit.training.parts import TrainParts
+from deitkit.training.sizes import one_size
 from deitkit.training.state import TrainState
 from deitkit.training.teaching import LiveTeaching
 
@@ -114,7 +115,7 @@ def toy_run(
         policy=policy or ViewPolicy(crop="padded"),
         view_seed=0,
         batch_size=batch_size,
-        image_size=(SIDE, SIDE),
+        sizes=one_size((SIDE, SIDE)),
         teacher_size=None if teacher is None else teacher.image_size,
         rank=0,
         world_size=1,
@@ -147,7 +148,6 @@ def toy_run(
         num_classes=NUM_CLASSES,
         label_smoothing=smoothing,
         label_loss=label_loss,
-        image_size=(SIDE, SIDE),
         mean=MEAN,
         std=STD,
         erasing_fill="pixel",

@@ -111,10 +111,11 @@ def freeze(
     `teacher_image_s` are the seconds in which the teacher sees one image.
     """
     from deitkit.runtime.device import free_memory_bytes
-    from deitkit.training.assemble import assemble, measure
+    from deitkit.training.assemble import assemble
     from deitkit.training.resolve import budget_s, resolve_from_clock, resolve_from_data
     from deitkit.training.resolve_teacher import settle_teacher_cache
     from deitkit.training.teaching import BlankTeacher
+    from deitkit.training.timing import measure
 
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     start, start_reason = _find_start(request, dataset, world, progress)
@@ -191,7 +192,7 @@ def _teacher_step_s(probe: Assembly, teacher: LiveTeacher, image_s: float) -> fl
     batch = probe.steps[0]
     few = min(len(batch), NUM_RENDERED)
     render_s = 0.0
-    if teacher.image_size != probe.steps.image_size:
+    if teacher.image_size != batch.image_size:
         start = time.monotonic()
         probe.steps.rendered(batch.indices_B[:few], batch.views[:few], teacher.image_size)
         render_s = (time.monotonic() - start) / few / max(1, settled(probe.config.run.workers))

@@ -123,7 +123,7 @@ def right_on_views(
             epoch=0,
             sample_ids_B=steps.sample_ids_N[indices_B],
             sizes_B2=steps.images.sizes[indices_B],
-            aspect=steps.image_size[1] / steps.image_size[0],
+            aspect=steps.aspect,
         )
         rendered_BCHW = steps.rendered(indices_B, views, live.image_size).float().div_(255)
         seen_BCHW = erase_images(rendered_BCHW, views, fill=erasing_fill, mean=mean, std=std)

@@ -19,6 +19,7 @@ SHORT_NAMES: dict[str, str] = {
     "init": "model.init",
     "epochs": "schedule.epochs",
     "budget": "schedule.budget",
+    "sizes": "schedule.sizes",
     "batch_size": "optim.batch_size",
     "image_size": "data.image_size",
     "lr": "optim.lr",

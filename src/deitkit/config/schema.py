@@ -243,6 +243,9 @@ class ScheduleConfig:
     budget: str | Auto = AUTO
     """Time for the whole command: 90s, 30m, 2h. auto: at most 30 minutes, unless epochs says how
     long. With both, whichever ends first. Short: budget."""
+    sizes: tuple[int, ...] = ()
+    """Sides of the training images in equal parts of the run, the last data.image_size: growing,
+    as 128,160,224, they cost about half the time. Empty: always data.image_size. Short: sizes."""
     steps: int | Auto = AUTO
     """Optimisation steps; fixed before the first one and never changed after."""
     eval_interval: int | Auto = AUTO

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -114,10 +115,10 @@ class Mlp(nn.Module):
         )
         self.fc2 = nn.Linear(hidden_dim, embed_dim)
 
-    def _hear_neighbours(self, hidden_BNM: Tensor) -> Tensor:
+    def _hear_neighbours(self, hidden_BNM: Tensor, grid: tuple[int, int] | None) -> Tensor:
         if self.conv is None or self.conv_grid is None:
             return hidden_BNM
-        rows, columns = self.conv_grid
+        rows, columns = self.conv_grid if grid is None else grid
         num_special = hidden_BNM.shape[1] - rows * columns
         special_BSM, patches_BPM = hidden_BNM.split([num_special, rows * columns], dim=1)
         map_BMhw = patches_BPM.transpose(1, 2).unflatten(2, (rows, columns))
@@ -131,8 +132,14 @@ class Mlp(nn.Module):
         layer = f"{self.name}.{part}"
         return drop(x_BND, rate=self.proj_drop, per_image_shape=shape, noise=noise, layer=layer)
 
-    def forward(self, x_BND: Tensor, noise: ModelNoise | None = None) -> Tensor:
-        hidden_BNM = self._hear_neighbours(self.act(self.fc1(x_BND)))
+    def forward(
+        self,
+        x_BND: Tensor,
+        noise: ModelNoise | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """`grid` are rows and columns of patches where they are not the model's own."""
+        hidden_BNM = self._hear_neighbours(self.act(self.fc1(x_BND)), grid)
         hidden_BNM = self._drop(hidden_BNM, noise, "hidden_drop")
         return self._drop(self.fc2(hidden_BNM), noise, "out_drop")
 
@@ -199,8 +206,10 @@ class Block(nn.Module):
     def _attn_branch(self, x_BND: Tensor, noise: ModelNoise | None) -> Tensor:
         return self.ls1(self.attn(self.norm1(x_BND), noise))
 
-    def _mlp_branch(self, x_BND: Tensor, noise: ModelNoise | None) -> Tensor:
-        return self.ls2(self.mlp(self.norm2(x_BND), noise))
+    def _mlp_branch(
+        self, x_BND: Tensor, noise: ModelNoise | None, *, grid: tuple[int, int] | None
+    ) -> Tensor:
+        return self.ls2(self.mlp(self.norm2(x_BND), noise, grid))
 
     def _add(self, x_BND: Tensor, branch: Branch, noise: ModelNoise | None, part: str) -> Tensor:
         kept = None
@@ -219,6 +228,12 @@ class Block(nn.Module):
         y_JND = branch(x_BND.index_select(0, kept.positions_J), kept.noise)
         return x_BND.index_add(0, kept.positions_J, y_JND.to(x_BND.dtype), alpha=kept.scale)
 
-    def forward(self, x_BND: Tensor, noise: ModelNoise | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BND: Tensor,
+        noise: ModelNoise | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """`grid` are rows and columns of patches where they are not the model's own."""
         x_BND = self._add(x_BND, self._attn_branch, noise, "attn")
-        return self._add(x_BND, self._mlp_branch, noise, "mlp")
+        return self._add(x_BND, partial(self._mlp_branch, grid=grid), noise, "mlp")

@@ -18,6 +18,7 @@ from deitkit.models.blocks import Block
 from deitkit.models.initialise import TOKEN_INITS, WEIGHT_INITS, init_transformer, trunc_normal
 from deitkit.models.noise import ModelNoise, drop
 from deitkit.models.patch_embed import STEMS, ConvStem, PatchEmbed
+from deitkit.models.pos_embed import resize_pos_embed
 
 DROP_PATH_SCHEDULES = ("linear", "constant")
 
@@ -175,28 +176,44 @@ class DeiT(ImageModel):
         """Rows and columns of patches."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
+    def _grid_of(self, images_BCHW: Tensor) -> tuple[int, int]:
+        height, width = images_BCHW.shape[2:]
+        return int(height) // self.patch_size, int(width) // self.patch_size
+
     def embed_tokens(self, images_BCHW: Tensor) -> Tensor:
         """[B, N, D] entering block 0: class token, distillation token if any, patches by rows.
+
+        In training the images may have another size of the same aspect that patches divide: the
+        position embedding is resampled for their grid, and learns through that.
 
         Raises:
             DataError: IMAGE_SHAPE, when the images are not of this model's size and channels.
         """
         self.check_channels(images_BCHW)
-        if images_BCHW.shape[2:] != self.image_size:
+        height, width = images_BCHW.shape[2:]
+        fits = height % self.patch_size == 0 and width % self.patch_size == 0
+        fits = fits and height * self.image_size[1] == width * self.image_size[0]
+        if (height, width) != self.image_size and not (self.training and fits):
             raise DataError(
                 "IMAGE_SHAPE",
                 f"images {list(images_BCHW.shape)}",
                 f"the model has positions for {self.image_size[0]}x{self.image_size[1]} pixels",
                 "resize the images, or resize pos_embed and create the model at that size",
             )
+        pos_embed_1MD = resize_pos_embed(
+            self.pos_embed,
+            old_grid=self.grid_size,
+            new_grid=self._grid_of(images_BCHW),
+            num_special_tokens=self.num_special_tokens if self.pos_embed_cls else 0,
+        )
         special_1SD: Tensor = self.cls_token
         if self.dist_token is not None:
             special_1SD = torch.cat([self.cls_token, self.dist_token], dim=1)
         special_BSD = special_1SD.expand(images_BCHW.shape[0], -1, -1)
         patches_BPD = self.patch_embed(images_BCHW)
         if self.pos_embed_cls:
-            return torch.cat([special_BSD, patches_BPD], dim=1) + self.pos_embed
-        return torch.cat([special_BSD, patches_BPD + self.pos_embed], dim=1)
+            return torch.cat([special_BSD, patches_BPD], dim=1) + pos_embed_1MD
+        return torch.cat([special_BSD, patches_BPD + pos_embed_1MD], dim=1)
 
     def forward_features(self, images_BCHW: Tensor, noise: ModelNoise | None = None) -> Tensor:
         """[B, N, D]: every token after the last block and the final norm."""
@@ -206,16 +223,19 @@ class DeiT(ImageModel):
             x_BND = drop(
                 x_BND, rate=self.pos_drop, per_image_shape=shape, noise=noise, layer="pos_drop"
             )
+        grid = self._grid_of(images_BCHW)
         for block in self.blocks:
-            x_BND = self._run(block, x_BND, noise)
+            x_BND = self._run(block, x_BND, noise, grid)
         return self.norm(x_BND)
 
-    def _run(self, block: nn.Module, x_BND: Tensor, noise: ModelNoise | None) -> Tensor:
+    def _run(
+        self, block: nn.Module, x_BND: Tensor, noise: ModelNoise | None, grid: tuple[int, int]
+    ) -> Tensor:
         if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
-            return block(x_BND, noise)
+            return block(x_BND, noise, grid)
         # Keyed noise is the same the second time; torch's generator has to be wound back for it.
         return checkpoint(
-            block, x_BND, noise, use_reentrant=False, preserve_rng_state=noise is None
+            block, x_BND, noise, grid, use_reentrant=False, preserve_rng_state=noise is None
         )
 
     def embed(self, images_BCHW: Tensor) -> Tensor:

@@ -61,6 +61,7 @@ class MetricsLog:
                     "distill_loss": _finite(event.losses.distill),
                     "grad_norm": _finite(event.grad_norm),
                     "skipped": event.skipped,
+                    **({} if event.image_size is None else {"image_size": event.image_size}),
                 }
             )
 

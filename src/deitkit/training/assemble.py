@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,19 +33,16 @@ from deitkit.optim import (
 from deitkit.runtime.device import precision_for
 from deitkit.runtime.world import World
 from deitkit.teachers import LiveTeacher, NoTeacher
-from deitkit.training.loader import PREFETCHED_STEPS, TrainSteps, load_steps
+from deitkit.training.loader import TrainSteps, load_steps
 from deitkit.training.order_choice import MEGABYTE
 from deitkit.training.parts import TrainParts, mean_levels
 from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
+from deitkit.training.sizes import build_phases
 from deitkit.training.start import SCRATCH, open_start
 from deitkit.training.state import TrainState
-from deitkit.training.step import train_step
 from deitkit.training.teaching import BlankTeacher, LiveTeaching, Teaching, open_stored_teaching
 
 NUM_TOKEN_IMAGES = 64
-NUM_WARM_STEPS = 2
-NUM_TIMED_STEPS = 8
-NUM_TIMED_IMAGES = 128
 
 
 class TeacherSaid(NamedTuple):
@@ -81,7 +76,12 @@ class Assembly:
         steps = self.steps.with_answers(
             teaching.answered_epochs(), from_step=first if teaching.keeps_answers() else None
         )
-        return load_steps(steps, first, last, workers=settled(self.config.run.workers))
+        return load_steps(steps, first, last, workers=self.num_workers)
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that decode and render; 0: this one does."""
+        return settled(self.config.run.workers)
 
     def validate(self, model: ImageModel, stop: Callable[[], bool]) -> dict[str, float] | None:
         """Scores on the validation images, each counted once whatever the number of ranks."""
@@ -163,7 +163,12 @@ def assemble(
         policy=_view_policy(config),
         view_seed=config.run.view_seed or 0,
         batch_size=batch_size,
-        image_size=as_pair(settled(config.data.image_size)),
+        sizes=build_phases(
+            config.schedule.sizes,
+            image_size=as_pair(settled(config.data.image_size)),
+            patch_size=model.patch_size if isinstance(model, DeiT) else None,
+            total_steps=total_steps,
+        ),
         teacher_size=asked.image_size,
         rank=world.rank,
         world_size=world.world_size,
@@ -242,7 +247,6 @@ def assemble(
         num_classes=num_classes,
         label_smoothing=optim.label_smoothing,
         label_loss=optim.label_loss,
-        image_size=as_pair(settled(config.data.image_size)),
         mean=settled(config.data.mean),
         std=settled(config.data.std),
         erasing_fill=config.views.erasing_fill,
@@ -311,38 +315,6 @@ def score(
     if tokens is not None:
         scores |= {"token_cos_in": tokens.input, "token_cos_out": tokens.output}
     return scores
-
-
-def measure(
-    assembly: Assembly, *, limit_s: float, progress: Callable[[int, int], None]
-) -> tuple[float, float]:
-    """Seconds of one training step, loading included, and of one evaluation. Spoils the state.
-
-    The batches that loader workers prepared ahead are used up first: they would hide the loading.
-    Slow steps are cut off after `limit_s`, when at least two were timed.
-    """
-    state, parts, world = assembly.state, assembly.parts, assembly.world
-    num_warm = NUM_WARM_STEPS + PREFETCHED_STEPS * settled(assembly.config.run.workers)
-    times = [time.monotonic()]
-    with closing(assembly.batches(0, num_warm + NUM_TIMED_STEPS)) as batches:
-        for batch in batches:
-            with world.lost_ranks_told():
-                float(train_step(state, batch, parts).losses.total)
-            times.append(time.monotonic())
-            progress(len(times) - 1, num_warm + NUM_TIMED_STEPS)
-            is_late = world.any(times[-1] - times[0] > limit_s)
-            if is_late and len(times) > NUM_WARM_STEPS + 2:
-                break
-    first = min(num_warm, max(NUM_WARM_STEPS, len(times) - 1 - NUM_TIMED_STEPS))
-    step_s = (times[-1] - times[first]) / (len(times) - 1 - first)
-    few = assembly.dataset.val
-    few = few.subset(np.arange(min(NUM_TIMED_IMAGES, len(few))), few.name)
-    start = time.monotonic()
-    score(state.model, few, assembly.spec, world, lambda: False)
-    num_models = 1 if state.average is None else 2
-    share = len(assembly.dataset.val) / len(few)
-    evaluation_s = (time.monotonic() - start) * share * num_models
-    return world.max(step_s), world.max(evaluation_s)
 
 
 def _checkpoint_gradients(model: ImageModel, name: str) -> None:

@@ -54,6 +54,8 @@ class StepDone:
     grad_norm: Tensor
     skipped: bool
     sample_ids: tuple[int, ...] = ()
+    image_size: tuple[int, int] | None = None
+    """Height and width at which the student saw them."""
 
     @property
     def loss(self) -> float:

@@ -28,6 +28,7 @@ from deitkit.augmentation.view_words import record_ids
 from deitkit.data import ImageSet
 from deitkit.errors import DeitkitError, WorkerError
 from deitkit.flow import Batch
+from deitkit.training.sizes import Size, SizePhases, one_size
 
 PREFETCHED_STEPS = 4
 """Batches that each worker prepares ahead."""
@@ -62,7 +63,7 @@ class TrainSteps(Dataset):
         policy: ViewPolicy,
         view_seed: int,
         batch_size: int,
-        image_size: tuple[int, int],
+        sizes: SizePhases,
         teacher_size: tuple[int, int] | None,
         rank: int,
         world_size: int,
@@ -82,8 +83,8 @@ class TrainSteps(Dataset):
         self.num_view_epochs = num_view_epochs
         self.policy = policy
         self.view_seed = view_seed
-        self.image_size = image_size
-        self.teacher_size = None if teacher_size == image_size else teacher_size
+        self.sizes = sizes
+        self.teacher_size = teacher_size
         self.rank = rank
         self.world_size = world_size
         self.op_fill = op_fill
@@ -108,6 +109,18 @@ class TrainSteps(Dataset):
     def view_epoch(self, epoch: int) -> int:
         """The epoch whose views this one shows."""
         return epoch if self.num_view_epochs is None else epoch % self.num_view_epochs
+
+    @property
+    def aspect(self) -> float:
+        """Width over height of every size."""
+        height, width = self.sizes.last
+        return width / height
+
+    def at_size(self, size: Size) -> TrainSteps:
+        """The same steps, all at one size: to time them."""
+        other = copy.copy(self)
+        other.sizes = one_size(size)
+        return other
 
     def with_answers(self, view_epochs: Collection[int], *, from_step: int | None) -> TrainSteps:
         """The same steps, not rendered for a teacher whose answers are stored: in these view
@@ -209,15 +222,17 @@ class TrainSteps(Dataset):
             repeat_B=repeats[mine],
             sample_ids_B=self.sample_ids_N[indices_B],
             sizes_B2=self.images.sizes[indices_B],
-            aspect=self.image_size[1] / self.image_size[0],
+            aspect=self.aspect,
         )
+        size = self.sizes.at(step)
         sources, rendered, rendered_for_teacher = None, None, None
         if self.on_device and self.images.pixels is not None:
             sources = torch.from_numpy(self.images.pixels[indices_B])
         else:
             decoded = self._decoded(indices_B)
-            rendered = self._render(decoded, views, self.image_size)
-            if self.teacher_size is not None and not self._is_answered(step):
+            rendered = self._render(decoded, views, size)
+            if self.teacher_size not in (None, size) and not self._is_answered(step):
+                assert self.teacher_size is not None
                 rendered_for_teacher = self._render(decoded, views, self.teacher_size)
         return Batch(
             images_BCHW=rendered,
@@ -227,6 +242,7 @@ class TrainSteps(Dataset):
             indices_B=indices_B,
             record_ids_B=self.record_ids_N[indices_B],
             views=views,
+            image_size=size,
             epoch=epoch,
             view_epoch=view_epoch,
             first=mine.start,

@@ -53,7 +53,6 @@ class TrainParts:
     num_classes: int
     label_smoothing: float
     label_loss: str
-    image_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     erasing_fill: str
@@ -82,13 +81,13 @@ class TrainParts:
 
     def mix(self, share: Batch) -> tuple[Tensor, Tensor]:
         """Mixed images for the student, 0 to 1, and mixed soft targets."""
-        images_BCHW = self._mixed(share.images_BCHW, share, self.image_size)
+        images_BCHW = self._mixed(share.images_BCHW, share, share.image_size)
         targets_BK = label_targets(
             share.labels_B.clamp(min=0).to(self.device),
             self.num_classes,
             smoothing=self.label_smoothing,
             label_loss=self.label_loss,
-            mix=lambda targets: mix_targets(targets, share.views, size=self.image_size),
+            mix=lambda targets: mix_targets(targets, share.views, size=share.image_size),
         )
         return images_BCHW, targets_BK
 
@@ -99,7 +98,7 @@ class TrainParts:
     def teacher_images(self, share: Batch, images_BCHW: Tensor) -> Tensor:
         """The mixed views at the teacher's own size, 0 to 1."""
         size = self.teacher.image_size
-        if size is None or size == self.image_size:
+        if size is None or size == share.image_size:
             return images_BCHW
         rendered_BCHW = share.teacher_images_BCHW
         if rendered_BCHW is None and share.sources_BHWC is None:

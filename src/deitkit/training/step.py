@@ -56,4 +56,5 @@ def train_step(state: TrainState, batch: Batch, parts: TrainParts) -> StepDone:
         grad_norm=grad_norm,
         skipped=not finite,
         sample_ids=tuple(int(i) for i in batch.views.sample_ids_B),
+        image_size=batch.image_size,
     )

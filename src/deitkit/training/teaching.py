@@ -143,7 +143,7 @@ def open_stored_teaching(
     settings = view_settings(
         steps.policy,
         view_seed=steps.view_seed,
-        aspect=steps.image_size[1] / steps.image_size[0],
+        aspect=steps.aspect,
         teacher_size=teacher.image_size,
         erasing_fill=erasing_fill,
         decoding=decoding,

@@ -1,0 +1,74 @@
+"""How long a step and an evaluation take here, before the number of steps is decided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+
+from deitkit.training.assemble import Assembly, score
+from deitkit.training.loader import PREFETCHED_STEPS
+from deitkit.training.step import train_step
+
+NUM_WARM_STEPS = 2
+NUM_TIMED_STEPS = 8
+NUM_TIMED_IMAGES = 128
+
+
+def measure(
+    assembly: Assembly, *, limit_s: float, progress: Callable[[int, int], None]
+) -> tuple[float, float]:
+    """Seconds of one training step, loading included, and of one evaluation. Spoils the state.
+
+    A run that grows its images is timed at each of its sizes, and a step is their mean.
+    """
+    sizes = assembly.steps.sizes.sizes
+    step_s = 0.0
+    for place, size in enumerate(sizes):
+        part = replace(assembly, steps=assembly.steps.at_size(size))
+        step_s += _measure_step(part, limit_s / len(sizes), place, len(sizes), progress)
+    return assembly.world.max(step_s / len(sizes)), _measure_evaluation(assembly)
+
+
+def _measure_step(
+    assembly: Assembly,
+    limit_s: float,
+    place: int,
+    num_places: int,
+    progress: Callable[[int, int], None],
+) -> float:
+    """Seconds of one step.
+
+    The batches that loader workers prepared ahead are used up first: they would hide the loading.
+    Slow steps are cut off after `limit_s`, when at least two were timed.
+    """
+    state, parts, world = assembly.state, assembly.parts, assembly.world
+    num_warm = NUM_WARM_STEPS + PREFETCHED_STEPS * assembly.num_workers
+    num_all = num_warm + NUM_TIMED_STEPS
+    times = [time.monotonic()]
+    with closing(assembly.batches(0, num_all)) as batches:
+        for batch in batches:
+            with world.lost_ranks_told():
+                float(train_step(state, batch, parts).losses.total)
+            times.append(time.monotonic())
+            progress(place * num_all + len(times) - 1, num_places * num_all)
+            is_late = world.any(times[-1] - times[0] > limit_s)
+            if is_late and len(times) > NUM_WARM_STEPS + 2:
+                break
+    first = min(num_warm, max(NUM_WARM_STEPS, len(times) - 1 - NUM_TIMED_STEPS))
+    return (times[-1] - times[first]) / (len(times) - 1 - first)
+
+
+def _measure_evaluation(assembly: Assembly) -> float:
+    """Seconds in which weights and their average answer all validation images."""
+    state, world = assembly.state, assembly.world
+    few = assembly.dataset.val
+    few = few.subset(np.arange(min(NUM_TIMED_IMAGES, len(few))), few.name)
+    start = time.monotonic()
+    score(state.model, few, assembly.spec, world, lambda: False)
+    num_models = 1 if state.average is None else 2
+    share = len(assembly.dataset.val) / len(few)
+    return world.max((time.monotonic() - start) * share * num_models)

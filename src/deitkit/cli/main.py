@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Group
 import deitkit
 from deitkit.cli import (
     ablate,
+    bench,
     cache,
     check,
     compare,
@@ -50,6 +51,7 @@ VERBS: dict[str, tuple[Callable[..., Any], Group]] = {
     "explain": (explain.explain, MORE),
     "report": (report.report, MORE),
     "compare": (compare.compare, MORE),
+    "bench": (bench.bench, MORE),
     "review": (review.review, MORE),
     "import": (import_weights.import_weights, MORE),
     "views": (views.views, MORE),

@@ -22,6 +22,12 @@ READ_ONLY_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LOOK_AGAIN_S = 0.2
 
 
+def user_cache(kind: str) -> Path:
+    """Where caches of a kind lie unless the user says otherwise."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "deitkit" / kind
+
+
 class SharedLock:
     """Held by everyone who uses a folder, so that nobody removes it meanwhile.
 

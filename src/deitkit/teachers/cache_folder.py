@@ -16,7 +16,6 @@ own ingredients where it is damaged.
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +39,7 @@ from deitkit.runtime.sealed_json import (
     sealed_json,
     short_digest,
 )
-from deitkit.runtime.shared_folder import LOCK_FILE
+from deitkit.runtime.shared_folder import LOCK_FILE, user_cache
 from deitkit.runtime.temporary_names import remove_tree, temporary_name
 from deitkit.teachers.cache_records import RecordFormat
 
@@ -103,8 +102,7 @@ class CacheIdentity:
 
 def default_root() -> Path:
     """Where caches lie unless the user says otherwise: the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "deitkit" / "teachers"
+    return user_cache("teachers")
 
 
 def cache_folders(root: Path) -> list[Path]:

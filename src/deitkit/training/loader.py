@@ -25,6 +25,7 @@ from deitkit.augmentation import (
 )
 from deitkit.augmentation.view_words import record_ids
 from deitkit.data import ImageSet
+from deitkit.data.view_sources import ViewSources, WholeSources
 from deitkit.errors import DeitkitError, WorkerError
 from deitkit.flow import Batch
 
@@ -66,11 +67,16 @@ class TrainSteps(Dataset):
         num_view_epochs: int | None = None,
         op_fill: int | Sequence[int] = 0,
         on_device: bool = False,
+        sources: ViewSources | None = None,
     ) -> None:
-        """`op_fill` are levels for what operations uncover. `on_device` leaves rendering to the
-        training step where the sources are in memory and of one size."""
+        """`sources` is what views are cut from, whole images where it is left out. `op_fill` are
+        levels for what operations uncover. `on_device` leaves rendering to the training step where
+        the sources are in memory, whole and of one size."""
         assert num_view_epochs is None or num_view_epochs % repeats == 0
         self.images = images
+        self.sources = sources or WholeSources(images)
+        self.num_remade = 0
+        """Of the batches that were handed over so far."""
         self.sample_ids_N = images.sample_ids
         self.record_ids_N = record_ids(images.sample_ids)
         self.is_labelled_N = images.labels >= 0
@@ -82,7 +88,7 @@ class TrainSteps(Dataset):
         self.rank = rank
         self.world_size = world_size
         self.op_fill = op_fill
-        self.on_device = on_device and images.pixels is not None
+        self.on_device = on_device and self.sources.block is not None
         self.repeats = min(repeats, max(1, len(images)))
         fewest = min(len(self._part(epoch)) for epoch in range(self.repeats))
         self.num_pairs = -(-fewest // 2)
@@ -97,6 +103,15 @@ class TrainSteps(Dataset):
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._order = lru_cache(maxsize=2)(self._epoch_order)
+
+    @property
+    def largest_size(self) -> tuple[int, int]:
+        """Height and width of the larger of what student and teacher see; sources are read for it,
+        so that what is read depends on nothing else."""
+        height, width = self.image_size
+        if self.teacher_size is None:
+            return height, width
+        return max(height, self.teacher_size[0]), max(width, self.teacher_size[1])
 
     def view_epoch(self, epoch: int) -> int:
         """The epoch whose views this one shows."""
@@ -183,13 +198,15 @@ class TrainSteps(Dataset):
             sizes_B2=self.images.sizes[indices_B],
             aspect=self.image_size[1] / self.image_size[0],
         )
+        block, before = self.sources.block, self.sources.num_remade
         sources, rendered, rendered_for_teacher = None, None, None
-        if self.on_device and self.images.pixels is not None:
-            sources = torch.from_numpy(self.images.pixels[indices_B])
+        if self.on_device and block is not None:
+            sources = torch.from_numpy(block[indices_B])
         else:
-            rendered = self.rendered(indices_B, views, self.image_size)
+            images = self.sources.read(indices_B, views.box_B4, self.largest_size)
+            rendered = self._rendered(images, views, self.image_size)
             if self.teacher_size is not None and not self._is_answered(step):
-                rendered_for_teacher = self.rendered(indices_B, views, self.teacher_size)
+                rendered_for_teacher = self._rendered(images, views, self.teacher_size)
         return Batch(
             images_BCHW=rendered,
             teacher_images_BCHW=rendered_for_teacher,
@@ -203,15 +220,18 @@ class TrainSteps(Dataset):
             first=mine.start,
             global_size=len(members),
             num_labelled=int(labels_that_count(self.is_labelled_N[members]).sum()),
+            num_remade=self.sources.num_remade - before,
         )
 
     def rendered(self, indices_B: np.ndarray, views: Views, size: tuple[int, int]) -> Tensor:
         """The views as uint8 [B, C, H, W] at a size."""
-        if self.images.pixels is not None:
-            sources = self.images.pixels[indices_B]
-        else:
-            sources = [self.images.image(int(i)) for i in indices_B]
-        return torch.from_numpy(render(sources, views, size, op_fill=self.op_fill))
+        images = self.sources.read(indices_B, views.box_B4, self.largest_size)
+        return self._rendered(images, views, size)
+
+    def _rendered(
+        self, images: Sequence[np.ndarray] | np.ndarray, views: Views, size: tuple[int, int]
+    ) -> Tensor:
+        return torch.from_numpy(render(images, views, size, op_fill=self.op_fill))
 
 
 def labels_that_count(is_labelled_B: np.ndarray) -> np.ndarray:

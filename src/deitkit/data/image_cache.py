@@ -256,7 +256,7 @@ def _take_over(stored: StoredImages, identity: CacheIdentity, tell: Tell) -> Non
     )
     is_small = num_gone <= MAX_SHARE_GONE * len(layout)
     if not (is_small and remove_unused(folder)):
-        tell(f"the earlier image cache stays in {folder}; deitkit cache prune removes it")
+        tell(f"the earlier image cache stays in {folder}; remove the folder if it is not needed")
 
 
 def _check_space(folder: Path, bytes_needed: int) -> None:

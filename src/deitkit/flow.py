@@ -53,6 +53,8 @@ class Batch:
     """Images in the step over all ranks."""
     num_labelled: int
     """Those of them whose label counts: it is known, and so is the mix partner's."""
+    num_remade: int = 0
+    """Images of this share that the image cache should have had and that were decoded again."""
 
     def __len__(self) -> int:
         return int(self.labels_B.shape[0])

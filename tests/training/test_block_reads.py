@@ -202,12 +202,12 @@ def test_what_auto_chooses():
     mixed, by_class = np.tile([0, 1, 2], 40), np.repeat([0, 1, 2], 40)
     assert not is_sorted(mixed) and is_sorted(by_class) and not is_sorted(mixed[:1])
     assert not is_sorted(np.zeros(50, np.int64)), "one class is not sorted"
-    usual = {"shard_bytes": 10**10, "window_mb": 256, "in_memory": False, "reads_singly": True}
+    usual = {"shard_bytes": 10**10, "window_mb": 256, "is_kept": False, "reads_singly": True}
 
     def chosen(labels: np.ndarray = mixed, **more) -> str:
         return choose_order(labels, **usual | more).value
 
     assert chosen() == "blocks"
-    assert chosen(in_memory=True) == chosen(shard_bytes=10**6) == chosen(shard_bytes=0) == "images"
+    assert chosen(is_kept=True) == chosen(shard_bytes=10**6) == chosen(shard_bytes=0) == "images"
     assert chosen(by_class) == "images"
     assert chosen(by_class, reads_singly=False) == "blocks"

@@ -11,8 +11,9 @@ from deitkit.config import AUTO, RunConfig, build_config, flatten, with_values
 from deitkit.data import Dataset, open_dataset
 from deitkit.errors import ConfigError
 from deitkit.training.resolution import Resolution
-from deitkit.training.resolve import resolve_from_clock, resolve_from_data
+from deitkit.training.resolve import as_pair, resolve_from_clock, resolve_from_data
 from deitkit.training.resolve_teacher import settle_teacher_cache
+from deitkit.training.sources import settle_sources
 
 
 def dataset(side: int = 16, num: int = 40, names: tuple[str, ...] = ("cat", "dog")) -> Dataset:
@@ -29,6 +30,13 @@ SMALL = dataset()
 
 def resolve(settings: dict[str, object], data: Dataset = SMALL, **clock: float) -> Resolution:
     r = resolve_from_data(build_config(settings), data, device_type="cpu", num_cores=2)
+    settle_sources(
+        r,
+        data.train,
+        render_size=as_pair(r.get("data.image_size")),
+        in_memory=data.train.is_in_memory,
+        free_disk=10**9,
+    )
     times = {"step_s": 0.01, "evaluation_s": 0.1, "seconds_left": 20.0} | clock
     resolve_from_clock(r, steps_per_epoch=5, **times)
     settle_teacher_cache(
@@ -47,7 +55,7 @@ def test_nothing_stays_undecided_and_all_has_a_reason(settings):
     r = resolve(settings)
     open_names = {n for n, v in flatten(r.config).items() if v == AUTO}
     # With a number of epochs nobody needs a budget, and the reverse; `device` is picked later.
-    assert open_names <= {"schedule.epochs", "schedule.budget", "run.device", "data.image_cache"}
+    assert open_names <= {"schedule.epochs", "schedule.budget", "run.device"}
     before = flatten(build_config(settings))
     changed = {n for n, v in flatten(r.config).items() if v != before[n]}
     assert changed - {"data.image_size"} <= set(r.reasons)

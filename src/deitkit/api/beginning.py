@@ -14,6 +14,7 @@ from deitkit.api.freeze import (
     scan,
     write_config,
 )
+from deitkit.api.image_sources import open_run_sources
 from deitkit.api.request import CHECKPOINT_FOLDER, TEACHER_FACTS_FILE, Request
 from deitkit.api.teaching import find_teacher, teacher_label, train_auto_teacher
 from deitkit.config import settled
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from deitkit.runtime.world import World
     from deitkit.teachers import LiveTeacher
     from deitkit.training.assemble import Assembly
+    from deitkit.training.sources import OpenSources
     from deitkit.training.teacher_ready import ReadyTeacher
 
 
@@ -36,6 +38,7 @@ class Begun:
 
     dataset: Dataset
     assembly: Assembly
+    sources: OpenSources
     ready: ReadyTeacher | None
     facts: dict[str, Any] | None
     """What is known of the teacher, `TeacherFacts.to_dict()`; None for a run that goes on."""
@@ -74,14 +77,18 @@ def begin(
     if request.resumes:
         if request.changed and world.is_main:
             write_config(request)
+        sources = open_run_sources(
+            request.config, dataset, world, tell=request.notes.append, progress=told
+        )
     else:
         image_s = 0.0 if ready is None else ready.image_s
-        times = freeze(request, dataset, world, started, progress, live, image_s)
+        times, sources = freeze(request, dataset, world, started, told, live, image_s)
     assembly = assemble(
         request.config,
         dataset,
         world=world,
         teacher=live,
+        sources=sources,
         said=None if ready is None else TeacherSaid(ready.val_indices, ready.val_NK),
         starts=not has_checkpoint(request.folder / CHECKPOINT_FOLDER),
     )
@@ -90,7 +97,7 @@ def begin(
         facts = _facts(request, ready, live, times, assembly, told)
         write_json(request.folder / TEACHER_FACTS_FILE, facts)
     world.barrier()
-    return Begun(dataset=dataset, assembly=assembly, ready=ready, facts=facts)
+    return Begun(dataset=dataset, assembly=assembly, sources=sources, ready=ready, facts=facts)
 
 
 def _facts(

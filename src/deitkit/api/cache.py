@@ -133,8 +133,8 @@ def prune_caches(
         ConfigError: NO_FOLDER.
         ResourceError: the disk refused.
     """
+    from deitkit.runtime.shared_folder import remove_unused
     from deitkit.runtime.temporary_names import remove_leftovers
-    from deitkit.teachers.cache_folder import remove_unused
 
     root = _root(folder)
     found = list_caches(root)
@@ -157,8 +157,9 @@ def prune_caches(
 
 
 def _look_at(path: Path) -> CacheFound:
+    from deitkit.runtime.shared_folder import LOCK_FILE, is_in_use
     from deitkit.teachers.cache_files import DiskFiles
-    from deitkit.teachers.cache_folder import LOCK_FILE, is_in_use, read_header
+    from deitkit.teachers.cache_folder import read_header
 
     try:
         header = read_header(path)

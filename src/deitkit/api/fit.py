@@ -143,7 +143,13 @@ def train_events(
     )
     yield _planned(request, begun)
     yield from (Warned(text) for text in warnings)
-    with log, board, closing(assembly.parts.teacher), _reported(request, world):
+    with (
+        closing(begun.sources),
+        log,
+        board,
+        closing(assembly.parts.teacher),
+        _reported(request, world),
+    ):
         for event in run.events():
             if isinstance(event, Finished):
                 elapsed_s = time.monotonic() - started + earlier_s
@@ -152,6 +158,12 @@ def train_events(
                 for one in (log, board):
                     one.write(event, log_interval=request.config.run.log_interval)
             yield event
+            if isinstance(event, Evaluated) and assembly.steps.num_remade:
+                yield Warned(
+                    f"{assembly.steps.num_remade:,} images of the image cache were damaged or gone "
+                    "and were decoded again"
+                )
+                assembly.steps.num_remade = 0
 
 
 @contextmanager

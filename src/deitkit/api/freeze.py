@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from deitkit.api.image_sources import open_run_sources, settle_run_sources
 from deitkit.api.request import CONFIG_FILE, DATA_REPORT_FILE, Request
 from deitkit.config import AUTO, RunConfig, flatten, settled, write_config_text
 from deitkit.config.changes import FREE
@@ -28,10 +29,19 @@ if TYPE_CHECKING:
     from deitkit.runtime.world import World
     from deitkit.teachers import LiveTeacher
     from deitkit.training.assemble import Assembly
+    from deitkit.training.sources import OpenSources
     from deitkit.training.start import Start
 
 NUM_RENDERED = 16
 """Views that are rendered at the teacher's size to time it."""
+
+
+class Frozen(NamedTuple):
+    """What was found out while a run's settings were decided."""
+
+    times: TeacherTimes | None
+    """None without a teacher."""
+    sources: OpenSources
 
 
 class TeacherTimes(NamedTuple):
@@ -59,7 +69,7 @@ def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
     """Read, check and split the images of `source`, keeping small sets in memory."""
     data = config.data
     free = available_memory_bytes() or 0
-    keep = {"auto": int(MEMORY_SHARE * free), "memory": 2**62, "off": 0}
+    keep = {"auto": int(MEMORY_SHARE * free), "memory": free or 2**62, "disk": 0, "off": 0}
     dataset = open_dataset(
         source,
         val_fraction=data.val_fraction,
@@ -105,10 +115,11 @@ def freeze(
     progress: Progress,
     teacher: LiveTeacher | None = None,
     teacher_image_s: float = 0.0,
-) -> TeacherTimes | None:
+) -> Frozen:
     """Turn every "auto" into a value, time a few steps, and write the run's config.
 
-    `teacher_image_s` are the seconds in which the teacher sees one image.
+    The image cache is filled before the steps are timed. `teacher_image_s` are the seconds in
+    which the teacher sees one image.
     """
     from deitkit.runtime.device import free_memory_bytes
     from deitkit.training.assemble import assemble
@@ -129,8 +140,13 @@ def freeze(
         free_bytes=world.broadcast_json(free_memory_bytes(world.device)),
     )
     resolution.settle_ranks(world.world_size)
+    teacher_size = None if teacher is None else teacher.image_size
+    settle_run_sources(resolution, dataset, world, teacher_size=teacher_size)
+    sources = open_run_sources(
+        resolution.config, dataset, world, tell=request.notes.append, progress=progress
+    )
     blank = None if teacher is None else BlankTeacher(len(dataset.class_names))
-    probe = assemble(resolution.config, dataset, world=world, teacher=blank)
+    probe = assemble(resolution.config, dataset, world=world, teacher=blank, sources=sources)
     limit_s = MEASURE_SHARE * budget_s(request.config)
     step_s, evaluation_s = measure(
         probe,
@@ -184,7 +200,7 @@ def freeze(
         write_json(request.folder / DATA_REPORT_FILE, dataset.report.to_dict())
         write_config(request)
     world.barrier()
-    return times
+    return Frozen(times, sources)
 
 
 def _teacher_step_s(probe: Assembly, teacher: LiveTeacher, image_s: float) -> float:

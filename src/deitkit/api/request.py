@@ -123,7 +123,8 @@ def read_request(settings: Mapping[str, Any]) -> Request:
     if known["distill.teacher"] not in (None, PYTHON_TEACHER):
         named = str(parse_teacher(str(known["distill.teacher"])))
         config = with_values(config, {"distill.teacher": named})
-    always = ("data.path", "data.labels", "data.unlabelled", "run.out", "distill.cache_folder")
+    always = ["data.path", "data.labels", "data.unlabelled", "data.image_cache_folder"]
+    always += ["run.out", "distill.cache_folder"]
     for name in (*always, "model.init"):
         path = known[name]
         is_path = name in always or (path and Path(path).expanduser().exists())

@@ -107,7 +107,7 @@ def _teach(
     for text in (*request.notes, *begun.dataset.warnings, *assembly.notes):
         tell(text)
     teaching: Any = assembly.parts.teacher
-    with closing(teaching):
+    with closing(teaching), closing(begun.sources):
         num_asked = _ask_all(request, assembly, teaching, stop, progress)
         world.barrier()
         cache = teaching.cached.cache

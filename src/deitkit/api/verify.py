@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deitkit.api.freeze import Progress, no_progress, scan
+from deitkit.api.image_sources import open_run_sources
 from deitkit.api.request import CONFIG_FILE
 from deitkit.config import RunConfig, build_config, read_config_file, with_values
 from deitkit.data import check_source
@@ -116,12 +117,15 @@ def _arm_maker(config: RunConfig, dataset: Any, folder: Path) -> Callable[[], _A
     if config.distill.teacher_cache == "disk":
         config = with_values(config, {"distill.teacher_cache": "memory"})
 
+    sources = open_run_sources(config, dataset, world, tell=lambda text: None, progress=no_progress)
+
     def arm() -> _Arm:
         return _Arm(
             assemble(
                 config,
                 dataset,
                 world=world,
+                sources=sources,
                 teacher=None
                 if ready is None
                 else ready.live(autocast_dtype=precision_for(world.device)),

@@ -1,4 +1,4 @@
-"""Apply operations to one image on the CPU, through Pillow.
+"""Apply operations to one image on the CPU, through Pillow and what equals it.
 
 A picture is a list of Pillow images: one RGB image for three channels, else one grey image for
 each channel, as Pillow knows no 2 or 5 channels and takes a fourth for transparency.
@@ -13,8 +13,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps, ImageStat
 
+from deitkit.augmentation.axis_operations import (
+    blend_table,
+    move_columns,
+    move_rows,
+    shear_columns,
+    shear_rows,
+    smoothed,
+)
 from deitkit.augmentation.op_codes import OP_NAMES
 
 Fill = int | tuple[int, ...]
@@ -65,30 +73,31 @@ def apply_operations(
     return planes
 
 
-def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Fill) -> Image.Image:
-    return image.transform(
-        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=fill
-    )
-
-
 def _rotate(image: Image.Image, degrees: float, fill: Fill) -> Image.Image:
     return image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=fill)
 
 
-def _shear_x(image: Image.Image, factor: float, fill: Fill) -> Image.Image:
-    return _affine(image, (1.0, factor, 0.0, 0.0, 1.0, 0.0), fill)
-
-
-def _shear_y(image: Image.Image, factor: float, fill: Fill) -> Image.Image:
-    return _affine(image, (1.0, 0.0, 0.0, factor, 1.0, 0.0), fill)
-
-
 def _translate_x(image: Image.Image, share: float, fill: Fill) -> Image.Image:
-    return _affine(image, (1.0, 0.0, share * image.width, 0.0, 1.0, 0.0), fill)
+    return move_columns(image, share * image.width, fill)
 
 
 def _translate_y(image: Image.Image, share: float, fill: Fill) -> Image.Image:
-    return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, share * image.height), fill)
+    return move_rows(image, share * image.height, fill)
+
+
+def _brightness(image: Image.Image, factor: float, fill: Fill) -> Image.Image:
+    return image.point(blend_table(0, factor) * len(image.getbands()))
+
+
+def _contrast(image: Image.Image, factor: float, fill: Fill) -> Image.Image:
+    """Around the mean of the grey image, as `ImageEnhance.Contrast`."""
+    grey = image if image.mode == "L" else image.convert("L")
+    mean = int(ImageStat.Stat(grey).mean[0] + 0.5)
+    return image.point(blend_table(mean, factor) * len(image.getbands()))
+
+
+def _sharpness(image: Image.Image, factor: float, fill: Fill) -> Image.Image:
+    return Image.blend(smoothed(image), image, factor)
 
 
 def _solarize_add(image: Image.Image, added: float, fill: Fill) -> Image.Image:
@@ -116,11 +125,11 @@ _OPERATIONS: dict[str, Operation] = {
     "solarize": lambda image, lowest, fill: ImageOps.solarize(image, math.ceil(lowest)),
     "solarize_add": _solarize_add,
     "color": lambda image, factor, fill: ImageEnhance.Color(image).enhance(factor),
-    "contrast": lambda image, factor, fill: ImageEnhance.Contrast(image).enhance(factor),
-    "brightness": lambda image, factor, fill: ImageEnhance.Brightness(image).enhance(factor),
-    "sharpness": lambda image, factor, fill: ImageEnhance.Sharpness(image).enhance(factor),
-    "shear_x": _shear_x,
-    "shear_y": _shear_y,
+    "contrast": _contrast,
+    "brightness": _brightness,
+    "sharpness": _sharpness,
+    "shear_x": shear_columns,
+    "shear_y": shear_rows,
     "translate_x": _translate_x,
     "translate_y": _translate_y,
     "grayscale": _grayscale,

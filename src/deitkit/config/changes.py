@@ -11,6 +11,7 @@ from deitkit.config.schema import RunConfig
 FREE = {
     "data.path",
     "data.image_cache",
+    "data.image_cache_folder",
     "distill.cache_folder",
     "model.grad_checkpointing",
     "run.out",

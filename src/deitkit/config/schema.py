@@ -52,8 +52,15 @@ class DataConfig:
     """Keep the place of a class folder without a usable image."""
     follow_symlinks_outside: bool = False
     """Read pictures that links point to outside the data folder; otherwise they are left out."""
-    image_cache: Literal["auto", "memory", "off"] = AUTO
-    """Decoded images kept in memory: 'auto' where they fill at most a quarter of what is free."""
+    image_cache: Literal["auto", "memory", "disk", "off"] = AUTO
+    """Where decoded images are kept; changes no weight. auto: in memory where they fill at most a
+    quarter of what is free, on disk where they fit into half of it, else nowhere."""
+    image_cache_folder: str | None = None
+    """Folder of image caches on disk; your own cache folder where left out."""
+    source_side: int | Literal["auto", "whole", "scaled"] = AUTO
+    """What training views are cut from: 'whole' images, images whose short side is reduced to so
+    many pixels, or JPEGs decoded at a part of their sides where the view needs no more ('scaled').
+    Evaluation always reads whole images. auto: whole in memory, reduced on disk, else scaled."""
     order: Literal["auto", "images", "blocks"] = AUTO
     """How an epoch is shuffled: images, all together; blocks, of shards, each read once an epoch:
     blocks stand in any order, and images are shuffled among those that fill window_mb. auto: blocks

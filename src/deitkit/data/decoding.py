@@ -1,7 +1,7 @@
 """Encoded bytes or Python pictures -> uint8 pixels. The only decoder: train, evaluate, predict.
 
-Every image is decoded in full; scaled JPEG decoding is not used. Format by content, never by
-name. Animations give their first frame.
+Every image is decoded in full, but for training views that ask for less of a JPEG. Format by
+content, never by name. Animations give their first frame.
 """
 
 # Shapes: H height, W width, C channels.
@@ -29,6 +29,7 @@ from PIL import (
 from deitkit.data.containers import ends_early, foreign_format, image_format
 from deitkit.data.faults import DecodeFault
 from deitkit.data.pixels import is_grey, orientation_of, pixels_of, upright
+from deitkit.data.reduction import decoding_scale
 from deitkit.errors import ConfigError, DataError
 
 _READERS: dict[str, Callable[[BytesIO], Image.Image]] = {
@@ -85,13 +86,21 @@ def decode(encoded: bytes, policy: DecodePolicy) -> np.ndarray:
     return decode_with_facts(encoded, policy).pixels_HWC
 
 
-def decode_with_facts(encoded: bytes, policy: DecodePolicy) -> Decoded:
-    """As `decode`, with format, animation and greyness. Raises DecodeFault(reason)."""
+def decode_with_facts(
+    encoded: bytes, policy: DecodePolicy, *, least: tuple[int, int] | None = None
+) -> Decoded:
+    """As `decode`, with format, animation and greyness. Raises DecodeFault(reason).
+
+    With `least` rows and columns, upright, a JPEG is decoded at 1/2, 1/4 or 1/8 of its sides
+    (rounded up) where that leaves as many.
+    """
     file_format = _readable_format(encoded)
     _check_settings(policy)
     try:
         image = _reader_of(file_format)(BytesIO(encoded))
         _check_size(image, policy)
+        if least is not None and file_format == "JPEG":
+            _decode_scaled(image, least)
         image.load()
         pixels_HWC = _finished(image, policy)
         return Decoded(pixels_HWC, file_format, _is_animated(image, file_format), is_grey(image))
@@ -206,6 +215,15 @@ def _check_sides(height: int, width: int, policy: DecodePolicy) -> None:
         raise DecodeFault(
             "too_small", f"{height}x{width} pixels, a side under min_side={policy.min_side}"
         )
+
+
+def _decode_scaled(image: Image.Image, least: tuple[int, int]) -> None:
+    """Have the decoder leave out what finer cosines would add; before loading."""
+    width, height = image.size
+    turned = orientation_of(image) >= 5
+    scale = decoding_scale((height, width), least[::-1] if turned else least)
+    if scale > 1:
+        image.draft(image.mode, (width // scale, height // scale))
 
 
 def _finished(image: Image.Image, policy: DecodePolicy) -> np.ndarray:

@@ -18,6 +18,7 @@ from deitkit.data.display import printable
 from deitkit.data.faults import DecodeFault
 from deitkit.data.joined_store import JoinedStore
 from deitkit.data.memory import PixelKeeper, Pixels, join_pixels, take_pixels
+from deitkit.data.reduction import decoding_scale
 from deitkit.data.report import DataReport
 from deitkit.data.scan import decode_raw
 from deitkit.data.stores import RecordStore
@@ -85,6 +86,11 @@ class ImageSet:
         """Whether one image can be read without others that lie beside it."""
         return reads_singly(self._store)
 
+    @property
+    def can_decode_in_threads(self) -> bool:
+        """Whether several threads may ask for images at once."""
+        return self._store.parallel
+
     def image(self, index: int) -> np.ndarray:
         """uint8 [H, W, C] of one image, the one that was scanned or an error, never another.
 
@@ -92,9 +98,20 @@ class ImageSet:
         """
         if self._kept is not None:
             return self._kept[index]
+        return self._decoded(index, None)
+
+    def image_of_least(self, index: int, least: tuple[int, int]) -> np.ndarray:
+        """As `image`, but where a JPEG decoded at 1/2, 1/4 or 1/8 of its sides still has the
+        `least` rows and columns it is so; for training views only."""
+        height, width = self.sizes[index].tolist()
+        if self._kept is not None and decoding_scale((height, width), least) == 1:
+            return self._kept[index]
+        return self._decoded(index, least)
+
+    def _decoded(self, index: int, least: tuple[int, int] | None) -> np.ndarray:
         raw = self._store.reread(index)
         try:
-            return decode_raw(raw, self.decode, self.describe(index)).pixels_HWC
+            return decode_raw(raw, self.decode, self.describe(index), least=least).pixels_HWC
         except DecodeFault as fault:
             raise DataError(
                 "UNREADABLE",

@@ -75,10 +75,12 @@ class _Looked(NamedTuple):
     pixels_HWC: np.ndarray | None = None
 
 
-def decode_raw(raw: Raw, policy: DecodePolicy, subject: str) -> Decoded:
-    """Decode what a store returns, whichever kind it is."""
+def decode_raw(
+    raw: Raw, policy: DecodePolicy, subject: str, *, least: tuple[int, int] | None = None
+) -> Decoded:
+    """Decode what a store returns, whichever kind it is; `least` as in `decode_with_facts`."""
     if isinstance(raw, bytes):
-        return decode_with_facts(raw, policy)
+        return decode_with_facts(raw, policy, least=least)
     pixels_HWC = decode_array(raw, policy, subject=subject)
     if isinstance(raw, Image.Image):
         return Decoded(pixels_HWC, "", False, is_grey(raw))

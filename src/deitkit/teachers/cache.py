@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deitkit.errors import ConfigError
+from deitkit.runtime.shared_folder import READ_ONLY_ERRNOS, SharedLock
 from deitkit.teachers.cache_files import (
-    READ_ONLY_ERRNOS,
     DiskFiles,
     FileReport,
     MemoryFiles,
@@ -28,7 +28,7 @@ from deitkit.teachers.cache_files import (
     cache_faults,
     verify_files,
 )
-from deitkit.teachers.cache_folder import CacheIdentity, Ids, SharedLock
+from deitkit.teachers.cache_folder import CacheIdentity, Ids
 from deitkit.teachers.cache_opening import (
     Tell,
     WantedCache,

@@ -10,7 +10,6 @@ read and written with one call; what a reader meets half-way through a write has
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +20,12 @@ from numpy.typing import NDArray
 
 from deitkit.errors import CheckpointError, ResourceError
 from deitkit.runtime.disk_faults import disk_fault, free_space_bytes
+from deitkit.runtime.disk_space import give_full_length
 from deitkit.teachers.cache_records import RecordFormat, empty_rows
 
 Rows = NDArray[np.uint8]
 Slots = NDArray[np.int64]
 
-READ_ONLY_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS)
-_CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 _MAX_OPEN = 4
 """An epoch uses one file; a few more for the ends of epochs and for looking around."""
 _SCAN_BYTES = 1 << 22
@@ -202,24 +200,9 @@ class DiskFiles:
             self._make_room()
         self._descriptors[epoch] = descriptor
         if create and epoch not in self._fitted:
-            self._fit(descriptor)
+            give_full_length(descriptor, self.num_slots * self.record_bytes)
             self._fitted.add(epoch)
         return descriptor
-
-    def _fit(self, descriptor: int) -> None:
-        """Give a file its full length, with its space on the disk reserved."""
-        num_bytes = self.num_slots * self.record_bytes
-        size = os.fstat(descriptor).st_size
-        if size == num_bytes:
-            return
-        if size < num_bytes and hasattr(os, "posix_fallocate"):
-            try:
-                os.posix_fallocate(descriptor, 0, num_bytes)
-                return
-            except OSError as error:
-                if error.errno not in _CANNOT_ALLOCATE:
-                    raise
-        os.ftruncate(descriptor, num_bytes)
 
     def _make_room(self) -> None:
         while len(self._descriptors) >= _MAX_OPEN:

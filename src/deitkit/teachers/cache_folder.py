@@ -15,12 +15,7 @@ own ingredients where it is damaged.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
-import hashlib
-import json
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,16 +28,20 @@ from numpy.typing import NDArray
 from deitkit.errors import ModelFileError
 from deitkit.runtime.durable import (
     make_folder,
-    remove_durably,
     removed_on_failure,
     sync_folder,
     write_file,
     write_new_file,
 )
-from deitkit.runtime.strict_json import load_json
+from deitkit.runtime.sealed_json import (
+    canonical_json,
+    read_sealed_json,
+    sealed_json,
+    short_digest,
+)
+from deitkit.runtime.shared_folder import LOCK_FILE
 from deitkit.runtime.temporary_names import remove_tree, temporary_name
 from deitkit.runtime.user_cache import user_cache
-from deitkit.teachers.cache_files import READ_ONLY_ERRNOS
 from deitkit.teachers.cache_records import RecordFormat
 
 Ids = NDArray[np.uint64]
@@ -51,9 +50,7 @@ SCHEMA = 1
 KIND = "deitkit teacher cache"
 HEADER_FILE = "header.json"
 IDS_FILE = "sample_ids.bin"
-LOCK_FILE = ".lock"
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
-_HEADER_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +69,10 @@ class CacheIdentity:
 
     def digest(self) -> str:
         """16 hexadecimal digits."""
-        return _digest(_canonical({"schema": SCHEMA, **self._decisive()}))
+        return short_digest(canonical_json({"schema": SCHEMA, **self._decisive()}))
 
     def folder_name(self, ids_N: Ids) -> str:
-        return f"{self.digest()}-{_digest(ids_bytes(ids_N))}"
+        return f"{self.digest()}-{short_digest(ids_bytes(ids_N))}"
 
     def header(self, ids_N: Ids) -> bytes:
         """The text of header.json, ending with a digest of itself."""
@@ -88,10 +85,10 @@ class CacheIdentity:
             "num_samples": len(ids_N),
             "record_bytes": self.records.num_bytes,
             "record": self.records.describe(),
-            "sample_ids_blake2b": _digest(ids_bytes(ids_N)),
+            "sample_ids_blake2b": short_digest(ids_bytes(ids_N)),
             "about": dict(self.about),
         }
-        return _sealed(content)
+        return sealed_json(content)
 
     def _decisive(self) -> dict[str, Any]:
         return {
@@ -121,21 +118,15 @@ def ids_bytes(ids_N: Ids) -> bytes:
 def read_header(folder: Path) -> dict[str, Any]:
     """What header.json says. Raises ModelFileError CACHE_HEADER where it is damaged or foreign."""
     path = folder / HEADER_FILE
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(_HEADER_BYTES + 1)
-        content = load_json(data, path, max_bytes=_HEADER_BYTES)
-        is_whole = isinstance(content, dict) and _sealed(content) == data
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ModelFileError):
-        is_whole = False
-    if not is_whole or content.get("kind") != KIND:
+    content = read_sealed_json(path, kind=KIND)
+    if content is None:
         raise ModelFileError(
             "CACHE_HEADER",
             path,
             "it is damaged, or no header of a teacher cache",
             "train with the same settings again, which writes it anew, or remove the folder",
         )
-    return dict(content)
+    return content
 
 
 def read_ids(folder: Path) -> Ids | None:
@@ -144,7 +135,7 @@ def read_ids(folder: Path) -> Ids | None:
         data = (folder / IDS_FILE).read_bytes()
     except OSError:
         return None
-    if len(data) % 8 or not folder.name.endswith(f"-{_digest(data)}"):
+    if len(data) % 8 or not folder.name.endswith(f"-{short_digest(data)}"):
         return None
     return np.frombuffer(data, dtype="<u8").astype(np.uint64)
 
@@ -185,104 +176,3 @@ def repair_folder(place: Path, identity: CacheIdentity, ids_N: Ids) -> bool:
         write_file(place / HEADER_FILE, identity.header(ids_N))
         damaged = True
     return damaged
-
-
-class SharedLock:
-    """Held by everyone who uses a cache, so that nobody removes it meanwhile; freed by any death.
-
-    `is_alone` says whether anybody else held it when it was taken. A folder that cannot be written
-    and has no lock file is used without.
-    """
-
-    def __init__(self, place: Path) -> None:
-        self.is_alone = True
-        self._descriptor: int | None = None
-        path = place / LOCK_FILE
-        try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            if error.errno not in READ_ONLY_ERRNOS:
-                raise
-            self._descriptor = _open_for_reading(path)
-        if self._descriptor is None:
-            return
-        try:
-            self.is_alone = not _is_busy(self._descriptor)
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-        except BaseException:
-            self.release()
-            raise
-        with contextlib.suppress(OSError):
-            # `prune` asks when it was last used.
-            os.utime(self._descriptor)
-
-    @property
-    def is_removed(self) -> bool:
-        """Whether the folder was removed before the lock was taken."""
-        return self._descriptor is not None and os.fstat(self._descriptor).st_nlink == 0
-
-    def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def remove_unused(place: Path) -> bool:
-    """Remove a cache unless somebody uses it; whether it went. Raises ResourceError."""
-    try:
-        descriptor = os.open(place / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
-    except FileNotFoundError:
-        return False
-    try:
-        if _is_busy(descriptor):
-            return False
-        remove_durably(place)
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def is_in_use(place: Path) -> bool:
-    """Whether some process holds the cache now."""
-    descriptor = _open_for_reading(place / LOCK_FILE)
-    if descriptor is None:
-        return False
-    try:
-        return _is_busy(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _is_busy(descriptor: int) -> bool:
-    """Whether another holds the lock; where it is free, it is held for removal after this."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError as error:
-        # Over NFS only what may be written can be locked for removal.
-        if error.errno != errno.EBADF:
-            raise
-    return False
-
-
-def _open_for_reading(path: Path) -> int | None:
-    try:
-        return os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-
-
-def _sealed(content: Mapping[str, Any]) -> bytes:
-    plain = {key: value for key, value in content.items() if key != "blake2b"}
-    plain["blake2b"] = _digest(_canonical(plain))
-    return (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode("ascii")
-
-
-def _canonical(value: Any) -> bytes:
-    text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
-    return text.encode("ascii")
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from deitkit.errors import ModelFileError, ResourceError
 from deitkit.runtime.disk_faults import free_space_bytes
+from deitkit.runtime.disk_space import readable_bytes
 from deitkit.runtime.memory import available_memory_bytes
+from deitkit.runtime.shared_folder import READ_ONLY_ERRNOS, SharedLock, remove_unused
 from deitkit.runtime.temporary_names import remove_leftovers
 from deitkit.teachers.cache_files import (
-    READ_ONLY_ERRNOS,
     DiskFiles,
     cache_faults,
     check_cache_space,
@@ -27,12 +28,10 @@ from deitkit.teachers.cache_files import (
 from deitkit.teachers.cache_folder import (
     CacheIdentity,
     Ids,
-    SharedLock,
     cache_folders,
     create_folder,
     read_header,
     read_ids,
-    remove_unused,
     repair_folder,
 )
 from deitkit.teachers.cache_records import cache_bytes
@@ -101,14 +100,6 @@ def tell_nobody(text: str) -> None:
 
 def tell_read_only(folder: Path, tell: Tell) -> None:
     tell(f"teacher cache {folder} cannot be written to: what it lacks is kept in memory only")
-
-
-def readable_bytes(num_bytes: int) -> str:
-    """As 1.2 GB or 340 KB."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:,.1f} {unit}"
-    return f"{num_bytes} bytes"
 
 
 def check_memory(bytes_needed: int) -> None:

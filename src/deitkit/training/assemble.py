@@ -15,6 +15,7 @@ from deitkit.augmentation import ViewPolicy
 from deitkit.config import AUTO, RunConfig, settled
 from deitkit.data import Dataset, ImageSet
 from deitkit.data.preprocess import Preprocessing
+from deitkit.data.view_sources import reduction_facts
 from deitkit.errors import ConfigError
 from deitkit.evaluation.diagnostics import head_agreement, token_cosines
 from deitkit.evaluation.logits import collect_logits
@@ -38,6 +39,7 @@ from deitkit.training.order_choice import MEGABYTE
 from deitkit.training.parts import TrainParts, mean_levels
 from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
 from deitkit.training.sizes import build_phases
+from deitkit.training.sources import OpenSources, whole_images
 from deitkit.training.start import SCRATCH, open_start
 from deitkit.training.state import TrainState
 from deitkit.training.teaching import BlankTeacher, LiveTeaching, Teaching, open_stored_teaching
@@ -76,7 +78,9 @@ class Assembly:
         steps = self.steps.with_answers(
             teaching.answered_epochs(), from_step=first if teaching.keeps_answers() else None
         )
-        return load_steps(steps, first, last, workers=self.num_workers)
+        for batch in load_steps(steps, first, last, workers=self.num_workers):
+            self.steps.num_remade += batch.num_remade
+            yield batch
 
     @property
     def num_workers(self) -> int:
@@ -114,18 +118,28 @@ class Assembly:
         return save
 
 
+def window_bytes_of(config: RunConfig) -> int | None:
+    """Bytes of shards that are shuffled together; None where all images are.
+
+    A run that began before there was a choice says auto, which was: images.
+    """
+    return config.data.window_mb * MEGABYTE if config.data.order == "blocks" else None
+
+
 def assemble(
     config: RunConfig,
     dataset: Dataset,
     *,
     world: World,
     teacher: LiveTeacher | BlankTeacher | None = None,
+    sources: OpenSources | None = None,
     said: TeacherSaid | None = None,
     starts: bool = True,
 ) -> Assembly:
     """Build model, optimizer and loader of a resolved config, and open the teacher's cache.
 
-    Without `starts` the trained start is not read: a checkpoint will replace the weights.
+    Without `sources` views are cut from whole images. Without `starts` the trained start is not
+    read: a checkpoint will replace the weights.
 
     Raises:
         ConfigError: the model's arguments do not fit, or a batch is too small for the ranks.
@@ -151,15 +165,12 @@ def assemble(
     asked = teacher or NoTeacher()
     optim = config.optim
     batch_size = settled(optim.batch_size)
-    images = dataset.train
-    if dataset.unlabelled is not None:
-        images = dataset.train.joined(dataset.unlabelled)
-    # A run that began before there was a choice says auto, which was: images.
-    window_bytes = config.data.window_mb * MEGABYTE if config.data.order == "blocks" else None
-    images = images.holding(window_bytes or 0)
+    window_bytes = window_bytes_of(config)
+    opened = sources or whole_images(dataset, window_bytes=window_bytes)
     num_view_epochs = 0 if config.distill.view_epochs == AUTO else config.distill.view_epochs
     steps = TrainSteps(
-        images,
+        opened.images,
+        sources=opened.sources,
         policy=_view_policy(config),
         view_seed=config.run.view_seed or 0,
         batch_size=batch_size,
@@ -182,7 +193,7 @@ def assemble(
         raise ConfigError(
             "RANKS",
             f"ranks={world.world_size}",
-            f"a step of {min(batch_size, len(images))} images has fewer pairs than ranks",
+            f"a step of {min(batch_size, len(steps.images))} images has fewer pairs than ranks",
             "use fewer ranks or a larger batch_size",
         )
     peak = scaled_lr(settled(optim.lr), batch_size=batch_size)
@@ -226,6 +237,7 @@ def assemble(
             decoding={
                 "channels": config.data.channels,
                 "background": list(config.data.background),
+                **reduction_facts(steps.images.sizes, opened.source_side, steps.largest_size),
             },
             tell=notes.append,
         )

@@ -26,6 +26,7 @@ from deitkit.augmentation import (
 )
 from deitkit.augmentation.view_words import record_ids
 from deitkit.data import ImageSet
+from deitkit.data.view_sources import ViewSources, WholeSources
 from deitkit.errors import DeitkitError, WorkerError
 from deitkit.flow import Batch
 from deitkit.training.sizes import Size, SizePhases, one_size
@@ -72,11 +73,16 @@ class TrainSteps(Dataset):
         op_fill: int | Sequence[int] = 0,
         on_device: bool = False,
         window_bytes: int | None = None,
+        sources: ViewSources | None = None,
     ) -> None:
-        """`op_fill` are levels for what operations uncover. `on_device` leaves rendering to the
-        training step where the sources are in memory and of one size."""
+        """`sources` is what views are cut from, whole images where it is left out. `op_fill` are
+        levels for what operations uncover. `on_device` leaves rendering to the training step where
+        the sources are in memory, whole and of one size."""
         assert num_view_epochs is None or num_view_epochs % repeats == 0
         self.images = images
+        self.sources = sources or WholeSources(images)
+        self.num_remade = 0
+        """Of the batches that were handed over so far."""
         self.sample_ids_N = images.sample_ids
         self.record_ids_N = record_ids(images.sample_ids)
         self.is_labelled_N = images.labels >= 0
@@ -88,7 +94,7 @@ class TrainSteps(Dataset):
         self.rank = rank
         self.world_size = world_size
         self.op_fill = op_fill
-        self.on_device = on_device and images.pixels is not None
+        self.on_device = on_device and self.sources.block is not None
         self.window_bytes = window_bytes
         self._blocks = None if window_bytes is None else images.blocks
         self.repeats = min(repeats, max(1, len(images)))
@@ -105,6 +111,15 @@ class TrainSteps(Dataset):
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._order = lru_cache(maxsize=2)(self._epoch_order)
+
+    @property
+    def largest_size(self) -> tuple[int, int]:
+        """Height and width of the larger of what student and teacher see; sources are read for it,
+        so that what is read depends on nothing else."""
+        height, width = self.sizes.last
+        if self.teacher_size is None:
+            return height, width
+        return max(height, self.teacher_size[0]), max(width, self.teacher_size[1])
 
     def view_epoch(self, epoch: int) -> int:
         """The epoch whose views this one shows."""
@@ -225,15 +240,16 @@ class TrainSteps(Dataset):
             aspect=self.aspect,
         )
         size = self.sizes.at(step)
+        block, before = self.sources.block, self.sources.num_remade
         sources, rendered, rendered_for_teacher = None, None, None
-        if self.on_device and self.images.pixels is not None:
-            sources = torch.from_numpy(self.images.pixels[indices_B])
+        if self.on_device and block is not None:
+            sources = torch.from_numpy(block[indices_B])
         else:
-            decoded = self._decoded(indices_B)
-            rendered = self._render(decoded, views, size)
+            images = self.sources.read(indices_B, views.box_B4, self.largest_size)
+            rendered = self._rendered(images, views, size)
             if self.teacher_size not in (None, size) and not self._is_answered(step):
                 assert self.teacher_size is not None
-                rendered_for_teacher = self._render(decoded, views, self.teacher_size)
+                rendered_for_teacher = self._rendered(images, views, self.teacher_size)
         return Batch(
             images_BCHW=rendered,
             teacher_images_BCHW=rendered_for_teacher,
@@ -248,24 +264,18 @@ class TrainSteps(Dataset):
             first=mine.start,
             global_size=len(members),
             num_labelled=int(labels_that_count(self.is_labelled_N[members]).sum()),
+            num_remade=self.sources.num_remade - before,
         )
 
     def rendered(self, indices_B: np.ndarray, views: Views, size: tuple[int, int]) -> Tensor:
         """The views as uint8 [B, C, H, W] at a size."""
-        return self._render(self._decoded(indices_B), views, size)
+        images = self.sources.read(indices_B, views.box_B4, self.largest_size)
+        return self._rendered(images, views, size)
 
-    def _decoded(self, indices_B: np.ndarray) -> np.ndarray | list[np.ndarray]:
-        """The images as they are stored; each is read once, however many views of it there are."""
-        if self.images.pixels is not None:
-            return self.images.pixels[indices_B]
-        places = indices_B.tolist()
-        decoded = {place: self.images.image(place) for place in dict.fromkeys(places)}
-        return [decoded[place] for place in places]
-
-    def _render(
-        self, decoded: np.ndarray | list[np.ndarray], views: Views, size: tuple[int, int]
+    def _rendered(
+        self, images: Sequence[np.ndarray] | np.ndarray, views: Views, size: tuple[int, int]
     ) -> Tensor:
-        return torch.from_numpy(render(decoded, views, size, op_fill=self.op_fill))
+        return torch.from_numpy(render(images, views, size, op_fill=self.op_fill))
 
 
 def labels_that_count(is_labelled_B: np.ndarray) -> np.ndarray:

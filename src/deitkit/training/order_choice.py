@@ -18,13 +18,13 @@ def choose_order(
     *,
     shard_bytes: int,
     window_mb: int,
-    in_memory: bool,
+    is_kept: bool,
     reads_singly: bool,
 ) -> Choice:
     """images, or blocks for shards that are larger than a window; `labels_N` in the order of the
-    shards."""
-    if in_memory:
-        return Choice("images", "the images are in memory")
+    shards. `is_kept`: decoded images lie in memory or in an image cache."""
+    if is_kept:
+        return Choice("images", "decoded images are kept, and read in any order")
     if shard_bytes <= window_mb * MEGABYTE:
         reason = "one window holds all" if shard_bytes else "each image is a file of its own"
         return Choice("images", reason)

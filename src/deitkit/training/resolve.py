@@ -17,7 +17,6 @@ from deitkit.models import family_of, name_facts, named_like
 from deitkit.training import choices
 from deitkit.training.channel_statistics import channel_statistics
 from deitkit.training.choice import Choice
-from deitkit.training.order_choice import choose_order
 from deitkit.training.resolution import Resolution
 from deitkit.training.resolve_teacher import (
     asked_view_epochs,
@@ -87,18 +86,7 @@ def resolve_from_data(
         _settle_fine_tuning(r)
     _settle_optimisation(r, len(dataset.train), device_type=device_type, free_bytes=free_bytes)
     settle_distillation(r, has_teacher=has_teacher, num_classes=len(dataset.class_names))
-    train = dataset.train
-    r.settle(
-        "data.order",
-        choose_order(
-            train.labels,
-            shard_bytes=train.blocks.num_bytes(),
-            window_mb=config.data.window_mb,
-            in_memory=train.is_in_memory,
-            reads_singly=train.reads_singly,
-        ),
-    )
-    in_memory = train.pixels is not None
+    in_memory = dataset.train.pixels is not None
     r.settle(
         "run.workers",
         choices.choose_workers(in_memory=in_memory, is_small=is_small, num_cores=num_cores),

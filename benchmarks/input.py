@@ -43,6 +43,7 @@ from deitkit.data.image_cache import open_image_cache
 from deitkit.data.view_sources import CachedSources, ScaledSources, ViewSources
 from deitkit.training.loader import TrainSteps
 from deitkit.training.parts import mean_levels
+from deitkit.training.sizes import one_size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
@@ -142,7 +143,7 @@ def deitkit_pipeline(images: ImageSet, sources: ViewSources, side: int) -> Calla
         policy=ViewPolicy(auto_augment=RAND_AUGMENT, erasing=0.25),
         view_seed=0,
         batch_size=BATCH_SIZE,
-        image_size=(side, side),
+        sizes=one_size((side, side)),
         teacher_size=None,
         rank=0,
         world_size=1,

@@ -17,6 +17,7 @@ from deitkit.errors import ConfigError
 from deitkit.runtime.world import World
 from deitkit.training.loader import TrainSteps, load_steps
 from deitkit.training.resolution import Resolution
+from deitkit.training.sizes import one_size
 from deitkit.training.sources import OpenSources, open_sources, settle_sources
 from tests.augmentation.plain_views import plain_views
 from tests.data import faulty_images as fi
@@ -51,7 +52,7 @@ def batches(
         policy=ViewPolicy(auto_augment="rand-m9-mstd0.5-inc1"),
         view_seed=1,
         batch_size=5,
-        image_size=SIZE,
+        sizes=one_size(SIZE),
         teacher_size=teacher_size,
         rank=0,
         world_size=1,

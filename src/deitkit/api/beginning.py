@@ -56,6 +56,7 @@ def begin(
 
     Raises:
         DeitkitError: of every room there is.
+        RankNotNeeded: on the ranks that ranks=auto does without; `assembly.world` are those left.
     """
     from deitkit.artifacts.checkpoint import has_checkpoint
     from deitkit.runtime.device import precision_for
@@ -76,7 +77,7 @@ def begin(
             write_config(request)
     else:
         image_s = 0.0 if ready is None else ready.image_s
-        times = freeze(request, dataset, world, started, progress, live, image_s)
+        world, times = freeze(request, dataset, world, started, progress, live, image_s)
     assembly = assemble(
         request.config,
         dataset,

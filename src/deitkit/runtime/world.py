@@ -194,7 +194,9 @@ class World:
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Rows travel as bytes, so every dtype arrives as it left."""
-        mine = rows.detach().to(self.device).contiguous().reshape(-1).view(torch.uint8)
+        # What numpy gives of no rows has strides of 0, which no view is taken of.
+        some = rows if rows.numel() else torch.empty(0, dtype=rows.dtype)
+        mine = some.detach().to(self.device).contiguous().reshape(-1).view(torch.uint8)
         num_bytes = torch.zeros(self.world_size, dtype=torch.int64)
         num_bytes[self.rank] = mine.numel()
         sizes = [int(size) for size in self.sum(num_bytes)]

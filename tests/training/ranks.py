@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from deitkit.runtime.launch import MAY_GO_ALONE
+
 TIMEOUT_S = 120
 """For a whole run, on a busy machine."""
 PRELOADED = ("deitkit.api", "deitkit.training.loop", "deitkit.cli.main", "tests.training.ranks")
@@ -44,7 +46,7 @@ class Seen:
     num_buckets: int = 0
     """Gradient buckets that were exchanged."""
     num_reduces: int = 0
-    """Other sums and maxima over the ranks."""
+    """Sums and maxima over the ranks, those of the buckets among them."""
     num_asked: int = 0
     """Views the teacher was asked about."""
     finished_at_s: float = 0.0
@@ -67,8 +69,14 @@ def start_ranks(
     *,
     faults: Sequence[Fault] = (),
     patience: dict[str, float] | None = None,
+    step_s: dict[int, float] | None = None,
+    own: dict[int, dict[str, Any]] | None = None,
 ) -> list[Any]:
-    """Processes that run `deitkit.fit(**settings)`; `patience` sets times in runtime.watch."""
+    """Processes that run `deitkit.fit(**settings)`; `patience` sets times in runtime.watch.
+
+    With `step_s`, what a step takes by the number of ranks, they may go on as one, as with
+    ranks=auto. `own` are settings of single ranks.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
@@ -77,8 +85,12 @@ def start_ranks(
     processes = []
     for rank in launched_ranks(num_ranks):
         launched = {} if num_ranks == 1 else launcher_says(rank, num_ranks, port)
+        if step_s is not None:
+            launched[MAY_GO_ALONE] = "1"
+        given = settings | (own or {}).get(rank, {})
         process = context.Process(
-            target=_train, args=(folder / f"{rank}.json", launched, settings, faults, patience)
+            target=_train,
+            args=(folder / f"{rank}.json", launched, given, faults, patience, step_s),
         )
         process.start()
         processes.append(process)
@@ -128,6 +140,7 @@ def _train(
     settings: dict[str, Any],
     faults: Sequence[Fault],
     patience: dict[str, float] | None,
+    step_s: dict[int, float] | None,
 ) -> None:
     os.environ |= launched
     # What `Watch` writes before it ends the process.
@@ -145,6 +158,10 @@ def _train(
     seen = Seen(code=0)
     _count_exchanges(seen)
     _install_faults(faults, int(launched.get("RANK", "0")))
+    if step_s is not None:
+        from deitkit.training import assemble
+
+        assemble.measure = lambda assembly, **more: (step_s[assembly.world.world_size], 0.1)
     try:
         for event in deitkit.fit(**settings):
             if isinstance(event, StepDone):

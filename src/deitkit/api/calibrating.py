@@ -63,6 +63,8 @@ def calibrate_bundle(
     from deitkit.evaluation.logits import collect_logits
     from deitkit.evaluation.metrics import softmax
 
+    # The main rank may still be writing it.
+    world.barrier()
     found = bundle = load_bundle(folder)
     own = collect_logits(
         bundle.build_model().to(world.device),

@@ -67,6 +67,8 @@ class Watch:
         self._is_exchanging = False
         self._beats: dict[int, Beat] = {}
         self._reached: dict[int, int] = {}
+        self._noting = threading.Lock()
+        self._behind_s: dict[int, float] = {}
         self._slow: list[str] = []
         self._ends = threading.Event()
         self._beater = threading.Thread(target=self._beat, name="deitkit-beat", daemon=True)
@@ -98,8 +100,12 @@ class Watch:
             self._is_exchanging = False
 
     def take_slow(self) -> list[str]:
-        """Who kept the others waiting since the last call; known to rank 0."""
-        taken, self._slow = self._slow, []
+        """Who kept the others waiting since the last call, after an exchange that all reached;
+        known to rank 0."""
+        with self._noting:
+            for rank in list(self._behind_s):
+                self._caught_up(rank)
+            taken, self._slow = self._slow, []
         return taken
 
     def await_main(self, key: str) -> None:
@@ -152,7 +158,6 @@ class Watch:
     def _judge(self) -> None:
         """Count the seconds in which nothing came from the meeting point, and from each rank."""
         silent_s: dict[int, float] = {}
-        behind_s: dict[int, float] = {}
         unread_s = 0.0
         before: dict[int, Beat] = {}
         then = time.monotonic()
@@ -174,21 +179,24 @@ class Watch:
             if gone:
                 return self._end(f"nothing was heard of {', '.join(gone)} for {SILENT_S:.0f} s")
             if self.rank == 0:
-                self._note_slow(beats | {0: self._mine}, behind_s, passed_s)
+                self._note_slow(beats | {0: self._mine}, passed_s)
             before = beats
 
-    def _note_slow(
-        self, beats: dict[int, Beat], behind_s: dict[int, float], passed_s: float
-    ) -> None:
+    def _note_slow(self, beats: dict[int, Beat], passed_s: float) -> None:
         furthest = max(beat.num_exchanges for beat in beats.values())
-        for rank, beat in beats.items():
-            if self._reached.get(rank) == beat.num_exchanges < furthest:
-                behind_s[rank] = behind_s.get(rank, 0.0) + passed_s
-                continue
-            if behind_s.get(rank, 0.0) > SLOW_S:
-                waited = f"kept the others waiting for {behind_s[rank]:.0f} s"
-                self._slow.append(f"{beat.who} {waited}")
-            behind_s[rank], self._reached[rank] = 0.0, beat.num_exchanges
+        with self._noting:
+            for rank, beat in beats.items():
+                if self._reached.get(rank) == beat.num_exchanges < furthest:
+                    self._behind_s[rank] = self._behind_s.get(rank, 0.0) + passed_s
+                else:
+                    self._caught_up(rank)
+                    self._reached[rank] = beat.num_exchanges
+
+    def _caught_up(self, rank: int) -> None:
+        seconds = self._behind_s.pop(rank, 0.0)
+        if seconds > SLOW_S:
+            who = self._mine.who if rank == self.rank else self._beats[rank].who
+            self._slow.append(f"{who} kept the others waiting for {seconds:.0f} s")
 
     def _end(self, why: str) -> None:
         """Let the main thread say it; where it waits for a lost rank, it never will."""

@@ -12,6 +12,7 @@ from deitkit.data.preprocess import Preprocessing
 from deitkit.evaluation.fusion import fit_fusion
 from deitkit.evaluation.logits import collect_logits
 from deitkit.evaluation.predictor import Predictor
+from deitkit.runtime.world import World
 from tests.training.toy import SIDE, toy_images, toy_model
 
 CPU = torch.device("cpu")
@@ -50,7 +51,7 @@ def test_a_head_that_knows_nothing_gets_no_weight(tmp_path):
     # Labels that the class head gets right.
     images.labels[:] = logits.cls_NK.argmax(axis=1)
     expected = fit_fusion(logits.cls_NK, logits.dist_NK, images.labels)
-    calibrated = calibrate_bundle(tmp_path / "best", images, device=CPU, fits_fusion=True)
+    calibrated = calibrate_bundle(tmp_path / "best", images, world=World(), fits_fusion=True)
     fitted = calibrated.fusion
     assert fitted == expected and fitted.weight < 0.2
     bundle = load_bundle(tmp_path / "best")
@@ -74,7 +75,7 @@ def test_a_second_time_gives_the_same_bytes(tmp_path):
     saved(tmp_path / "best", toy_model())
     files = []
     for _ in range(2):
-        calibrated = calibrate_bundle(tmp_path / "best", images, device=CPU, fits_fusion=True)
+        calibrated = calibrate_bundle(tmp_path / "best", images, world=World(), fits_fusion=True)
         assert calibrated.fusion is None, "one head"
         files.append({path.name: path.read_bytes() for path in (tmp_path / "best").iterdir()})
     assert files[0] == files[1]

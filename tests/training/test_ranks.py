@@ -157,12 +157,3 @@ def test_signals_stop_all_ranks_at_one_step_and_it_goes_on(tmp_path, settings, t
     assert f"going on from step {second} of 120" in done.stderr
     assert last_state(out) == last_state(two_ranks)
     assert (out / "metrics.jsonl").read_bytes() == (two_ranks / "metrics.jsonl").read_bytes()
-
-
-def test_a_batch_smaller_than_the_ranks_is_refused(tmp_path, settings):
-    """ERR 2, also as the exit code of ranks=2."""
-    done = run([*DEITKIT, *words(settings, out=tmp_path / "x", batch_size=2, ranks=2)])
-    assert done.returncode == 2
-    lines = done.stderr.splitlines()
-    assert lines and all(line.startswith("deitkit: error [RANKS] ranks=2") for line in lines)
-    assert not (tmp_path / "x" / "config.yaml").exists()

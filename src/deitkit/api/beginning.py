@@ -59,6 +59,7 @@ def begin(
 
     Raises:
         DeitkitError: of every room there is.
+        RankNotNeeded: on the ranks that ranks=auto does without; `assembly.world` are those left.
     """
     from deitkit.artifacts.checkpoint import has_checkpoint
     from deitkit.runtime.device import precision_for
@@ -82,7 +83,7 @@ def begin(
         )
     else:
         image_s = 0.0 if ready is None else ready.image_s
-        times, sources = freeze(request, dataset, world, started, told, live, image_s)
+        world, times, sources = freeze(request, dataset, world, started, told, live, image_s)
     assembly = assemble(
         request.config,
         dataset,

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from deitkit.artifacts.bundle import Bundle
     from deitkit.data import ImageSet
     from deitkit.evaluation.calibration import FittedTemperature, FittedThreshold
     from deitkit.evaluation.fusion import FittedFusion
     from deitkit.evaluation.logits import HeadLogits
+    from deitkit.runtime.world import World
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,12 +44,13 @@ class Calibrated:
 
 
 def calibrate_bundle(
-    folder: Path, images: ImageSet, *, device: torch.device, fits_fusion: bool
+    folder: Path, images: ImageSet, *, world: World, fits_fusion: bool
 ) -> Calibrated:
     """Fit temperature and threshold, and if asked the fusion of the heads, and write the bundle.
 
     All from the weights alone: a second time it finds the same, and leaves the files alone. What
-    was found is in the bundle's provenance.
+    was found is in the bundle's provenance. The ranks look at the images together, the main one
+    writes.
 
     Raises:
         DataError, ModelFileError: an image cannot be read, the bundle is damaged, logits are not
@@ -62,11 +63,19 @@ def calibrate_bundle(
     from deitkit.evaluation.logits import collect_logits
     from deitkit.evaluation.metrics import softmax
 
+    # The main rank may still be writing it.
+    world.barrier()
     found = bundle = load_bundle(folder)
-    logits = collect_logits(
-        bundle.build_model().to(device), images, bundle.preprocessing, device=device
+    own = collect_logits(
+        bundle.build_model().to(world.device),
+        images,
+        bundle.preprocessing,
+        device=world.device,
+        rank=world.rank,
+        world_size=world.world_size,
     )
-    assert logits is not None, "nothing asked it to stop"
+    assert own is not None, "nothing asked it to stop"
+    logits = own.gathered(world.gather_rows)
     labels_N = images.labels
     fusion, provenance = None, dict(bundle.provenance)
     if fits_fusion and logits.dist_NK is not None:
@@ -87,7 +96,7 @@ def calibrate_bundle(
         threshold=threshold.threshold,
         provenance=provenance,
     )
-    if _fitted(bundle) != _fitted(found):
+    if world.is_main and _fitted(bundle) != _fitted(found):
         save_bundle(folder, bundle)
     return Calibrated(
         bundle=bundle,

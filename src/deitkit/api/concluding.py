@@ -22,7 +22,7 @@ def conclude(request: Request, begun: Begun, event: Finished, elapsed_s: float) 
     assembly = begun.assembly
     num_params, macs = model_cost(assembly.state.model)
     best = dict(event.best)
-    calibrated = _calibrate(request, begun, best) if assembly.world.is_main else None
+    calibrated = _calibrate(request, begun, best)
     num_val = len(assembly.dataset.val)
     low, high = wilson_interval(round(best["top1"] * num_val), num_val)
     result = {
@@ -39,7 +39,7 @@ def conclude(request: Request, begun: Begun, event: Finished, elapsed_s: float) 
         "val_top1_interval": [low, high],
         "classes": list(assembly.dataset.class_names),
     }
-    if calibrated is not None:
+    if assembly.world.is_main:
         result["calibration"] = calibrated.to_dict()
         if begun.ready is not None:
             result["teacher"] = _compared(request, begun, calibrated)
@@ -71,7 +71,7 @@ def _calibrate(request: Request, begun: Begun, best: dict[str, Any]) -> Calibrat
     calibrated = calibrate_bundle(
         request.folder / BEST_FOLDER,
         val,
-        device=begun.assembly.world.device,
+        world=begun.assembly.world,
         fits_fusion=request.config.distill.fusion == "fitted",
     )
     metrics = summarise(calibrated.fused(), val.labels, begun.dataset.class_names)

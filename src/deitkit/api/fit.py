@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deitkit.api.beginning import Begun, begin
+from deitkit.api.choosing_ranks import RankNotNeeded
 from deitkit.api.concluding import conclude
 from deitkit.api.freeze import Progress, no_progress
 from deitkit.api.request import (
@@ -69,24 +70,29 @@ def locked_request(settings: Mapping[str, Any]) -> Iterator[tuple[Request, StopR
 def _fit_locked(
     request: Request, started: float, stop: StopRequest, progress: Progress
 ) -> Iterator[Event]:
-    result = request.result
-    if request.resumes and result is not None:
-        yield Finished(
-            step=result["steps"],
-            seconds=result["seconds"],
-            best=result["best"],
-            already=True,
-            result=result,
-        )
+    is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if is_alone and (result := request.finished):
+        yield already_finished(result)
         return
     from deitkit.runtime.world import World
 
-    world = World.from_environment(device=request.config.run.device)
-    try:
+    with World.joined(device=request.config.run.device) as world, suppress(RankNotNeeded):
         request.take(world.broadcast_json(request.shared()))
+        if result := world.broadcast_json(request.finished):
+            yield already_finished(result)
+            return
         yield from train_events(request, world, started, stop, progress)
-    finally:
-        world.close()
+
+
+def already_finished(result: Mapping[str, Any]) -> Finished:
+    """What is told of a run that was complete before this command."""
+    return Finished(
+        step=result["steps"],
+        seconds=result["seconds"],
+        best=result["best"],
+        already=True,
+        result=result,
+    )
 
 
 def train_events(
@@ -105,7 +111,7 @@ def train_events(
         return train_events(own, world, time.monotonic(), stop, no_progress, images)
 
     begun = begin(request, world, started, stop, progress, train_teacher, dataset)
-    assembly = begun.assembly
+    assembly, world = begun.assembly, begun.assembly.world
     machine = describe_machine(world.device)
     warnings = [*request.notes, *begun.dataset.warnings, *assembly.notes]
     if assembly.start is not None:
@@ -183,8 +189,8 @@ def restore(assembly: Assembly, request: Request, machine: dict[str, Any]) -> li
     """Put the newest valid checkpoint into the state; say what was found.
 
     Raises:
-        CheckpointError: checkpoints exist and none is valid, or exactness was required and the
-            machine differs.
+        CheckpointError: checkpoints exist and none is valid, NOT_SHARED where ranks see different
+            ones, or exactness was required and the machine differs.
     """
     from deitkit.artifacts.checkpoint import load_newest
     from deitkit.runtime.device import compare_machines
@@ -194,6 +200,16 @@ def restore(assembly: Assembly, request: Request, machine: dict[str, Any]) -> li
         lineage=request.identity["lineage"],
         rename_rejected=assembly.world.is_main,
     )
+    step = -1 if checkpoint is None else checkpoint.step
+    if (newest := assembly.world.max(step)) != step:
+        raise CheckpointError(
+            "NOT_SHARED",
+            request.folder,
+            f"rank {assembly.world.rank} sees "
+            f"{'no checkpoint' if checkpoint is None else f'step {step}'}, another one step "
+            f"{newest:.0f}",
+            "put out= on a disk that all machines share",
+        )
     if checkpoint is None:
         return []
     assembly.state.unpack(checkpoint.tensors, checkpoint.state)

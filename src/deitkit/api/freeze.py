@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from deitkit.api.choosing_ranks import arrange_ranks
 from deitkit.api.image_sources import open_run_sources, settle_run_sources
 from deitkit.api.request import CONFIG_FILE, DATA_REPORT_FILE, Request
 from deitkit.config import AUTO, RunConfig, flatten, settled, write_config_text
@@ -29,19 +29,12 @@ if TYPE_CHECKING:
     from deitkit.runtime.world import World
     from deitkit.teachers import LiveTeacher
     from deitkit.training.assemble import Assembly
+    from deitkit.training.resolution import Resolution
     from deitkit.training.sources import OpenSources
     from deitkit.training.start import Start
 
 NUM_RENDERED = 16
 """Views that are rendered at the teacher's size to time it."""
-
-
-class Frozen(NamedTuple):
-    """What was found out while a run's settings were decided."""
-
-    times: TeacherTimes | None
-    """None without a teacher."""
-    sources: OpenSources
 
 
 class TeacherTimes(NamedTuple):
@@ -51,6 +44,16 @@ class TeacherTimes(NamedTuple):
     """Seconds of a step without it."""
     teacher_step_s: float
     num_epochs: float
+
+
+class Frozen(NamedTuple):
+    """What was found out besides the settings."""
+
+    world: World
+    """The ranks that go on."""
+    times: TeacherTimes | None
+    """None without a teacher."""
+    sources: OpenSources
 
 
 Progress = Callable[[str, int, int | None], None]
@@ -67,8 +70,10 @@ def no_progress(what: str, done: int, total: int | None) -> None:
 
 def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
     """Read, check and split the images of `source`, keeping small sets in memory."""
+    from deitkit.runtime.device import num_local_ranks
+
     data = config.data
-    free = available_memory_bytes() or 0
+    free = (available_memory_bytes() or 0) // num_local_ranks()
     keep = {"auto": int(MEMORY_SHARE * free), "memory": free or 2**62, "disk": 0, "off": 0}
     dataset = open_dataset(
         source,
@@ -110,7 +115,7 @@ def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
 def freeze(
     request: Request,
     dataset: Dataset,
-    world: World,
+    everyone: World,
     started: float,
     progress: Progress,
     teacher: LiveTeacher | None = None,
@@ -121,37 +126,48 @@ def freeze(
     The image cache is filled before the steps are timed. `teacher_image_s` are the seconds in
     which the teacher sees one image.
     """
-    from deitkit.runtime.device import free_memory_bytes
+    from deitkit.runtime.device import free_memory_bytes, usable_cpus
     from deitkit.training.assemble import assemble
     from deitkit.training.resolve import budget_s, resolve_from_clock, resolve_from_data
     from deitkit.training.resolve_teacher import settle_teacher_cache
     from deitkit.training.teaching import BlankTeacher
-    from deitkit.training.timing import measure
 
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    start, start_reason = _find_start(request, dataset, world, progress)
-    resolution = resolve_from_data(
-        request.config,
-        dataset,
-        device_type=world.device.type,
-        num_cores=num_cores,
-        start=start,
-        start_reason=start_reason,
-        free_bytes=world.broadcast_json(free_memory_bytes(world.device)),
-    )
-    resolution.settle_ranks(world.world_size)
-    teacher_size = None if teacher is None else teacher.image_size
-    settle_run_sources(resolution, dataset, world, teacher_size=teacher_size)
-    sources = open_run_sources(
-        resolution.config, dataset, world, tell=request.notes.append, progress=progress
-    )
+    start, start_reason = _find_start(request, dataset, everyone, progress)
+    free_bytes = everyone.broadcast_json(free_memory_bytes(everyone.device))
     blank = None if teacher is None else BlankTeacher(len(dataset.class_names))
-    probe = assemble(resolution.config, dataset, world=world, teacher=blank, sources=sources)
-    limit_s = MEASURE_SHARE * budget_s(request.config)
-    step_s, evaluation_s = measure(
-        probe,
-        limit_s=limit_s,
-        progress=lambda done, total: progress("timing a few steps", done, total),
+    teacher_size = None if teacher is None else teacher.image_size
+    opened: list[OpenSources] = []
+
+    def resolve(num_ranks: int) -> Resolution:
+        resolution = resolve_from_data(
+            request.config,
+            dataset,
+            device_type=everyone.device.type,
+            num_cores=usable_cpus(),
+            num_ranks=num_ranks,
+            start=start,
+            start_reason=start_reason,
+            free_bytes=free_bytes,
+        )
+        settle_run_sources(resolution, dataset, everyone, teacher_size=teacher_size)
+        return resolution
+
+    def build(chosen: Resolution, ranks: World) -> Assembly:
+        if not opened:
+            opened.append(
+                open_run_sources(
+                    chosen.config, dataset, everyone, tell=request.notes.append, progress=progress
+                )
+            )
+        config = chosen.config
+        return assemble(config, dataset, world=ranks, teacher=blank, sources=opened[0])
+
+    world, resolution, probe, step_s, evaluation_s = arrange_ranks(
+        everyone,
+        resolve,
+        build,
+        limit_s=MEASURE_SHARE * budget_s(request.config),
+        told=lambda done, total: progress("timing a few steps", done, total),
     )
     teacher_step_s = 0.0
     if teacher is not None:
@@ -200,7 +216,7 @@ def freeze(
         write_json(request.folder / DATA_REPORT_FILE, dataset.report.to_dict())
         write_config(request)
     world.barrier()
-    return Frozen(times, sources)
+    return Frozen(world, times, opened[0])
 
 
 def _teacher_step_s(probe: Assembly, teacher: LiveTeacher, image_s: float) -> float:

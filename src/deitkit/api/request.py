@@ -93,6 +93,11 @@ class Request:
         path = self.folder / RESULT_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """The result, where there is nothing left to do."""
+        return self.result if self.resumes else None
+
 
 def read_request(settings: Mapping[str, Any]) -> Request:
     """Merge settings, file and defaults. Nothing is written; the data are not read.

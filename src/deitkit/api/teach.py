@@ -64,14 +64,13 @@ def teach(
         settings["view_epochs"] = settings.pop("views")
     if not {"teacher_cache", "distill.teacher_cache"} & set(settings):
         settings["teacher_cache"] = "disk"
-    with locked_request(settings) as (request, stop):
-        world = World.from_environment(device=request.config.run.device)
-        try:
-            request.take(world.broadcast_json(request.shared()))
-            _check_request(request)
-            return _teach(request, world, started, stop, progress, tell)
-        finally:
-            world.close()
+    with (
+        locked_request(settings) as (request, stop),
+        World.joined(device=request.config.run.device) as world,
+    ):
+        request.take(world.broadcast_json(request.shared()))
+        _check_request(request)
+        return _teach(request, world, started, stop, progress, tell)
 
 
 def _check_request(request: Request) -> None:

@@ -39,11 +39,13 @@ def train(
     given = {name: value for name, value in locals().items() if name != "settings"}
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     values |= read_pairs(settings)
-    ranks_wanted = int(ranks) if ranks is not None and ranks.isdecimal() else 1
-    if ranks_wanted > 1 and "WORLD_SIZE" not in os.environ:
+    if ranks is not None and "WORLD_SIZE" not in os.environ:
+        from deitkit.api.launching import ranks_wanted
         from deitkit.runtime.launch import launch_ranks
 
-        return launch_ranks(ranks_wanted, sys.argv[1:])
+        wanted, is_open = ranks_wanted(values)
+        if wanted > 1:
+            return launch_ranks(wanted, sys.argv[1:], open_choice=is_open)
 
     from deitkit.api import fit
     from deitkit.reporting.console import TrainingConsole
@@ -71,6 +73,7 @@ def _describe() -> str:
         "deitkit train out=runs/student           goes on",
         "deitkit train data=photos/ init=timm:deit_tiny_patch16_224    from trained weights",
         "deitkit train data=photos/ recipe=deit_tiny                   like the paper",
+        "deitkit train data=photos/ ranks=auto           one process, or one a core or GPU",
         "",
         "photos/ holds train/ and val/ (and test/), or one folder a class; a CSV with path",
         "and label works too, and a folder of shards: Parquet, or tars in the WebDataset",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -52,7 +53,49 @@ def free_memory_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = available_memory_bytes()
-    return None if free is None else free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return None if free is None else free // num_local_ranks()
+
+
+def num_local_ranks() -> int:
+    """Ranks that share this machine's cores and memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use; two a core on many machines."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: arithmetic gains nothing from a second thread on one."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        try:
+            place = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+            cores.add(place.read_text(encoding="ascii").strip())
+        except OSError:
+            cores.add(str(cpu))
+    return len(cores)
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """A block in which this process computes with a thread on every core."""
+    before = torch.get_num_threads()
+    use_all_cores()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def use_all_cores() -> None:
+    """Compute with a thread on every core from now on, whatever the launcher said."""
+    torch.set_num_threads(usable_cores())
 
 
 def describe_machine(device: torch.device | None = None) -> Machine:

@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,11 +18,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from deitkit.errors import ConfigError, WorkerError
 from deitkit.runtime.device import pick_device
+from deitkit.runtime.rendezvous import join, read_environment
+from deitkit.runtime.watch import Watch, first_line, is_about_ranks, rank_lost
 
-COLLECTIVE_TIMEOUT_S = 120.0
-"""How long one rank may be behind. A dead rank is noticed at once, by its closed connection."""
+COLLECTIVE_TIMEOUT_S = 600.0
+"""How long a living rank may be behind. A killed one is noticed at once, by its closed connection,
+a silent one by `Watch`."""
 RENDEZVOUS_TIMEOUT_S = 20.0
 """How long ranks look for each other at the start."""
 
@@ -42,6 +43,9 @@ class World:
     """None for one process; gloo on the CPU, nccl on CUDA."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where this rank computes."""
+    watch: Watch | None = field(default=None, compare=False, repr=False)
+    """Sees which ranks live; None for one process."""
+    _meetings: Iterator[int] = field(default_factory=itertools.count, compare=False, repr=False)
 
     @classmethod
     def from_environment(
@@ -59,7 +63,7 @@ class World:
             WorkerError: RENDEZVOUS, with host and port, where the others are not found in
                 `rendezvous_timeout_s`.
         """
-        rank, world_size, local_rank = _read_environment()
+        rank, world_size, local_rank = read_environment()
         picked = pick_device(device, local_rank)
         if world_size == 1:
             return cls(device=picked)
@@ -69,8 +73,21 @@ class World:
         if picked.type == "cuda":
             torch.cuda.set_device(picked)
         backend = "nccl" if picked.type == "cuda" else "gloo"
-        _join(rank, world_size, backend, timeout_s, min(rendezvous_timeout_s, timeout_s))
-        return cls(rank, world_size, local_rank, backend, picked)
+        watch = join(rank, world_size, backend, timeout_s, min(rendezvous_timeout_s, timeout_s))
+        return cls(rank, world_size, local_rank, backend, picked, watch)
+
+    @classmethod
+    @contextmanager
+    def joined(cls, *, device: str = "auto") -> Iterator[World]:
+        """`from_environment` for a block; the other ranks are told of the error that ends it."""
+        world = cls.from_environment(device=device)
+        try:
+            yield world
+        except BaseException as error:
+            world.close(error)
+            raise
+        finally:
+            world.close()
 
     @property
     def is_main(self) -> bool:
@@ -83,7 +100,7 @@ class World:
             return model
         device = device or self.device
         device_ids = [device] if device.type == "cuda" else None
-        with self.lost_ranks_told():
+        with self.exchange():
             return DistributedDataParallel(model, device_ids=device_ids)
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
@@ -116,6 +133,7 @@ class World:
         """The main rank's value, on every rank; anything JSON can hold."""
         if self.world_size == 1:
             return value
+        self._await_main()
         text = json.dumps(value).encode("ascii") if self.is_main else b""
         told = self._gather(
             torch.frombuffer(bytearray(text), dtype=torch.uint8)
@@ -125,11 +143,19 @@ class World:
         return json.loads(bytes(told.numpy()))
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank is here: for the main rank, which does some work for all, as long
+        as it lives, for the others as long as an exchange may take."""
+        self._await_main()
         self.any(False)
 
-    def close(self) -> None:
-        """Leave the other ranks; they need not be alive any more."""
+    def slow_ranks(self) -> list[str]:
+        """Who kept the others waiting since the last call, a sentence each, on the main rank."""
+        return [] if self.watch is None else self.watch.take_slow()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave the other ranks, which are told the `error`; they need not be alive any more."""
+        if self.watch is not None:
+            self.watch.close("" if error is None else first_line(error))
         if self.world_size > 1 and dist.is_initialized():
             # A wrapped model in a reference cycle would keep the group's threads alive, and they
             # abort the process when they ask for Python's lock while it ends.
@@ -137,39 +163,47 @@ class World:
             dist.destroy_process_group()
 
     @contextmanager
+    def exchange(self) -> Iterator[None]:
+        """A block in which ranks wait for each other; a lost one ends it with a WorkerError."""
+        with nullcontext() if self.watch is None else self.watch.exchange(), self.lost_ranks_told():
+            yield
+
+    @contextmanager
     def lost_ranks_told(self) -> Iterator[None]:
         """Turn a failed exchange of the block (also inside a backward) into a WorkerError."""
         try:
             yield
         except RuntimeError as error:
-            if self.world_size == 1 or not _is_about_ranks(error):
+            if self.world_size == 1 or not is_about_ranks(error):
                 raise
-            raise WorkerError(
-                "RANK_LOST",
-                f"rank {self.rank} of {self.world_size}",
-                f"another rank no longer answers ({_first_line(error)})",
-                "see the first error of the other ranks; the same command goes on from the last "
-                "checkpoint",
-            ) from error
+            named = None if self.watch is None else self.watch.name_missing()
+            why = named or f"another rank no longer answers ({first_line(error)})"
+            raise rank_lost(self.rank, self.world_size, why) from error
+
+    def _await_main(self) -> None:
+        if self.watch is not None:
+            self.watch.await_main(f"deitkit/main/{next(self._meetings)}")
 
     def _reduced(self, values: Tensor, operation: Any) -> Tensor:
         if self.world_size == 1:
             return values
         here = values.to(self.device)
-        with self.lost_ranks_told():
+        with self.exchange():
             dist.all_reduce(here, op=operation)
         return here.to(values.device)
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Rows travel as bytes, so every dtype arrives as it left."""
-        mine = rows.detach().to(self.device).contiguous().reshape(-1).view(torch.uint8)
+        # What numpy gives of no rows has strides of 0, which no view is taken of.
+        some = rows if rows.numel() else torch.empty(0, dtype=rows.dtype)
+        mine = some.detach().to(self.device).contiguous().reshape(-1).view(torch.uint8)
         num_bytes = torch.zeros(self.world_size, dtype=torch.int64)
         num_bytes[self.rank] = mine.numel()
         sizes = [int(size) for size in self.sum(num_bytes)]
         padded = torch.zeros(max(*sizes, 1), dtype=torch.uint8, device=self.device)
         padded[: mine.numel()] = mine
         parts = [torch.empty_like(padded) for _ in sizes]
-        with self.lost_ranks_told():
+        with self.exchange():
             dist.all_gather(parts, padded)
         joined = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
         return joined.view(rows.dtype).reshape(-1, *rows.shape[1:]).to(rows.device)
@@ -177,65 +211,3 @@ class World:
 
 def _number(value: float) -> Tensor:
     return torch.tensor(float(value), dtype=torch.float64)
-
-
-def _read_environment() -> tuple[int, int, int]:
-    """(rank, world_size, local_rank), or (0, 1, 0) where no launcher set them."""
-    if "WORLD_SIZE" not in os.environ:
-        return 0, 1, 0
-    numbers: dict[str, int] = {}
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
-        text = os.environ.get(name, "0" if name == "LOCAL_RANK" else "")
-        if name == "MASTER_PORT" and numbers["WORLD_SIZE"] == 1:
-            continue
-        if not text.isdecimal():
-            raise _bad_world(f"{name}={text}", "not a whole number")
-        numbers[name] = int(text)
-    if not numbers["RANK"] < numbers["WORLD_SIZE"]:
-        raise _bad_world(f"RANK={numbers['RANK']}", f"WORLD_SIZE is {numbers['WORLD_SIZE']}")
-    return numbers["RANK"], numbers["WORLD_SIZE"], numbers["LOCAL_RANK"]
-
-
-def _bad_world(subject: str, why: str) -> ConfigError:
-    do = "start the ranks with torchrun, or unset RANK and WORLD_SIZE for one process"
-    return ConfigError("BAD_WORLD", subject, why, do)
-
-
-def _join(
-    rank: int, world_size: int, backend: str, timeout_s: float, rendezvous_timeout_s: float
-) -> None:
-    """Meet at the store first, with a short wait, then agree on the long one for the work."""
-    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    wait = timedelta(seconds=rendezvous_timeout_s)
-    try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=wait))
-        store.set(f"deitkit/arrived/{rank}", "yes")
-        store.wait([f"deitkit/arrived/{other}" for other in range(world_size)], wait)
-        dist.init_process_group(
-            backend,
-            store=store,
-            rank=rank,
-            world_size=world_size,
-            timeout=timedelta(seconds=timeout_s),
-        )
-    except (RuntimeError, ValueError) as error:
-        raise WorkerError(
-            "RENDEZVOUS",
-            address,
-            f"rank {rank} did not find all {world_size} ranks ({_first_line(error)})",
-            "start all ranks at once with torchrun, and choose a free port with --master-port",
-        ) from error
-
-
-def _is_about_ranks(error: RuntimeError) -> bool:
-    """Gloo raises plain RuntimeErrors, told apart by who speaks; memory errors are not ours."""
-    if isinstance(error, dist.DistError):
-        return True
-    text = str(error)
-    return any(
-        word in text for word in ("gloo", "Gloo", "NCCL", "Connection closed", "ProcessGroup")
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

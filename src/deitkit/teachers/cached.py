@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,16 @@ class AskedTeacher(Protocol):
         """Logits [B, K]; an image's must be the same whatever batch it comes in."""
 
 
+class Fresh(NamedTuple):
+    """Answers that were not stored when they were needed."""
+
+    view_epochs_B: NDArray[np.int64]
+    repeat_B: NDArray[np.int64]
+    sample_ids_B: NDArray[np.uint64]
+    words_B: NDArray[np.uint64]
+    logits_BK: NDArray[np.float32]
+
+
 class CachedTeacher:
     """Answers from the cache, and from the live teacher where the cache has none.
 
@@ -39,6 +49,7 @@ class CachedTeacher:
         self.device = device
         self.num_hits = 0
         self.num_misses = 0
+        self._fresh: list[Fresh] = []
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -72,9 +83,45 @@ class CachedTeacher:
             images = images_BCHW if isinstance(images_BCHW, Tensor) else images_BCHW()
             assert len(images) == len(hit_B), "one image for each view"
             asked = images[torch.from_numpy(missing).to(images.device)]
-            fresh = self.live(asked).float().cpu().numpy()
-            self.cache.write(
-                view_epoch, repeat_B[missing], sample_ids_B[missing], words_B[missing], fresh
+            logits = self.live(asked).float().cpu().numpy()
+            fresh = Fresh(
+                np.full(len(missing), view_epoch),
+                repeat_B[missing].astype(np.int64),
+                sample_ids_B[missing],
+                words_B[missing],
+                logits,
             )
-            logits_BK[missing] = self.cache.stored(fresh)
+            self.store(fresh)
+            if self.cache.folder is None:
+                self._fresh.append(fresh)
+            logits_BK[missing] = self.cache.stored(logits)
         return torch.from_numpy(logits_BK).to(self.device)
+
+    def take_fresh(self) -> Fresh:
+        """What was asked since the last call, for those who share no disk with this process."""
+        num_classes = self.cache.records.num_classes
+        nothing = Fresh(
+            np.zeros(0, np.int64),
+            np.zeros(0, np.int64),
+            np.zeros(0, np.uint64),
+            np.zeros(0, np.uint64),
+            np.zeros((0, num_classes), np.float32),
+        )
+        taken, self._fresh = [nothing, *self._fresh], []
+        return Fresh(*(np.concatenate(rows) for rows in zip(*taken, strict=True)))
+
+    def store(self, fresh: Fresh) -> None:
+        """Keep answers, this teacher's or what another process was told.
+
+        Raises:
+            ModelFileError, CheckpointError, ResourceError: as when asked.
+        """
+        for view_epoch in np.unique(fresh.view_epochs_B):
+            rows = np.flatnonzero(fresh.view_epochs_B == view_epoch)
+            self.cache.write(
+                int(view_epoch),
+                fresh.repeat_B[rows],
+                fresh.sample_ids_B[rows],
+                fresh.words_B[rows],
+                fresh.logits_BK[rows],
+            )

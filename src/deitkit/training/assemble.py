@@ -34,7 +34,7 @@ from deitkit.optim import (
 from deitkit.runtime.device import precision_for
 from deitkit.runtime.world import World
 from deitkit.teachers import LiveTeacher, NoTeacher
-from deitkit.training.loader import TrainSteps, load_steps
+from deitkit.training.loader import TrainSteps, check_shares, load_steps
 from deitkit.training.order_choice import MEGABYTE
 from deitkit.training.parts import TrainParts, mean_levels
 from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
@@ -189,13 +189,7 @@ def assemble(
         on_device=device.type == "cuda",
         window_bytes=window_bytes,
     )
-    if steps.num_pairs // steps.steps_per_epoch < world.world_size:
-        raise ConfigError(
-            "RANKS",
-            f"ranks={world.world_size}",
-            f"a step of {min(batch_size, len(steps.images))} images has fewer pairs than ranks",
-            "use fewer ranks or a larger batch_size",
-        )
+    check_shares(steps, batch_size)
     peak = scaled_lr(settled(optim.lr), batch_size=batch_size)
     schedule = Schedule(
         total_steps=total_steps,

@@ -147,6 +147,14 @@ def choose_batch_size(num_images: int, *, device_type: str) -> Choice:
     return Choice(min(size, most), f"{num_images} images: about 20 steps an epoch or more")
 
 
+def for_ranks(choice: Choice, num_ranks: int) -> Choice:
+    """A batch size that the ranks share evenly, in pairs: the next one up."""
+    size = 2 * num_ranks * -(-choice.value // (2 * num_ranks))
+    if size == choice.value:
+        return choice
+    return Choice(size, f"{choice.reason}; pairs shared evenly by {num_ranks} ranks")
+
+
 def choose_device_batch_size(
     batch_size: int, *, bytes_per_image: float | None, free_bytes: int | None
 ) -> Choice:
@@ -254,11 +262,15 @@ def choose_operations(num_epochs: float, *, is_small: bool) -> tuple[Choice, Cho
     return Choice("none", reason), Choice(0.0, reason)
 
 
-def choose_workers(*, in_memory: bool, is_small: bool, num_cores: int) -> Choice:
-    """Processes that render beside the training."""
+def choose_workers(
+    *, in_memory: bool, is_small: bool, num_cores: int, num_ranks: int = 1
+) -> Choice:
+    """Processes that render beside the training, of each rank."""
     if in_memory and is_small:
         return Choice(0, "small images in memory are rendered faster than handed over")
-    return Choice(min(num_cores, 8), f"{num_cores} cores decode and render beside the training")
+    share = max(1, min(num_cores // num_ranks, 8))
+    shared = f", shared by {num_ranks} ranks" if num_ranks > 1 else ""
+    return Choice(share, f"{num_cores} cores decode and render beside the training{shared}")
 
 
 def choose_steps(

@@ -27,7 +27,7 @@ from deitkit.augmentation import (
 from deitkit.augmentation.view_words import record_ids
 from deitkit.data import ImageSet
 from deitkit.data.view_sources import ViewSources, WholeSources
-from deitkit.errors import DeitkitError, WorkerError
+from deitkit.errors import ConfigError, DeitkitError, WorkerError
 from deitkit.flow import Batch
 from deitkit.training.sizes import Size, SizePhases, one_size
 
@@ -276,6 +276,31 @@ class TrainSteps(Dataset):
         self, images: Sequence[np.ndarray] | np.ndarray, views: Views, size: tuple[int, int]
     ) -> Tensor:
         return torch.from_numpy(render(images, views, size, op_fill=self.op_fill))
+
+
+def check_shares(steps: TrainSteps, batch_size: int) -> None:
+    """Each rank has its pairs in each step, and as many as the others.
+
+    Raises ConfigError RANKS with the numbers of ranks that would do.
+    """
+    num_ranks = steps.world_size
+    subject = f"ranks={num_ranks}"
+    if steps.repeats * (steps.num_pairs // steps.steps_per_epoch) < num_ranks:
+        raise ConfigError(
+            "RANKS",
+            subject,
+            f"a step of {min(batch_size, len(steps.images))} images has fewer pairs than ranks",
+            "use fewer ranks or a larger batch_size",
+        )
+    if batch_size % num_ranks:
+        fitting = [str(n) for n in range(1, batch_size // 2 + 1) if batch_size % n == 0]
+        raise ConfigError(
+            "RANKS",
+            subject,
+            f"a batch of {batch_size} images is not divisible by {num_ranks}",
+            f"use ranks= one of {', '.join(fitting)}, or a batch_size that is a multiple of "
+            f"{num_ranks}",
+        )
 
 
 def labels_that_count(is_labelled_B: np.ndarray) -> np.ndarray:

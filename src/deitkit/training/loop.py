@@ -68,6 +68,8 @@ class Fit:
         saved = self._progress()
         failed_saves = 0
         batches = self.batches(self.state.step, self.total_steps)
+        # Before training one rank works for all, and is waited for.
+        self.parts.world.slow_ranks()
         try:
             while True:
                 if self._asked_to_stop():
@@ -98,7 +100,10 @@ class Fit:
                     if self._progress() != saved:
                         yield self._save(clock)
                     raise error
+                if done.step % self.parts.steps_per_epoch == 0:
+                    self.parts.teacher.end_epoch(self.parts.world)
                 yield done
+                yield from (Warned(text) for text in self.parts.world.slow_ranks())
                 self._check_finite(done)
         except GeneratorExit:
             if self._progress() != saved:

@@ -153,7 +153,7 @@ class TrainParts:
 
     def exchange(self, is_last: bool) -> AbstractContextManager[None]:
         """Ranks exchange gradients once a step, with the last micro-batch."""
-        return nullcontext() if is_last else self.world.no_sync(self.student)
+        return self.world.exchange() if is_last else self.world.no_sync(self.student)
 
     def clip(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Scale the gradient to at most `clip_norm`; return the norm it had."""

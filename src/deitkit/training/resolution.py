@@ -22,10 +22,10 @@ class Resolution:
             self.config = with_values(self.config, {name: choice.value})
             self.reasons[name] = choice.reason
 
-    def settle_ranks(self, world_size: int) -> None:
+    def settle_ranks(self, world_size: int, reason: str) -> None:
         """The number of processes that are there, whatever was hoped for."""
         self.config = with_values(self.config, {"run.ranks": world_size})
-        self.reasons["run.ranks"] = "the processes of this command; ranks=N or torchrun uses more"
+        self.reasons["run.ranks"] = reason
 
     def get(self, name: str) -> Any:
         return flatten(self.config)[name]

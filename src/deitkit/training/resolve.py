@@ -39,12 +39,13 @@ def resolve_from_data(
     *,
     device_type: str,
     num_cores: int,
+    num_ranks: int = 1,
     start: Start | None = None,
     start_reason: str = "no trained start was named; init= names one",
     free_bytes: int | None = None,
 ) -> Resolution:
     """Settle everything that does not need the clock; `start` are the weights to begin with and
-    `free_bytes` the memory that is left on each rank's device.
+    `free_bytes` the memory that is left on each rank's device. The `num_ranks` share the cores.
 
     Raises:
         ConfigError: an image size that the model's patches do not divide, and the like.
@@ -83,13 +84,18 @@ def resolve_from_data(
     r.settle("views.flip", choices.choose_flip(dataset.class_names))
 
     if start is not None:
+        gentle = Choice(choices.FINE_TUNING_BATCH_SIZE, "fine-tuning")
+        r.settle("optim.batch_size", choices.for_ranks(gentle, num_ranks))
         _settle_fine_tuning(r)
-    _settle_optimisation(r, len(dataset.train), device_type=device_type, free_bytes=free_bytes)
+    _settle_batch_size(r, len(dataset.train), device_type=device_type, num_ranks=num_ranks)
+    _settle_optimisation(r, free_bytes=free_bytes)
     settle_distillation(r, has_teacher=has_teacher, num_classes=len(dataset.class_names))
     in_memory = dataset.train.pixels is not None
     r.settle(
         "run.workers",
-        choices.choose_workers(in_memory=in_memory, is_small=is_small, num_cores=num_cores),
+        choices.choose_workers(
+            in_memory=in_memory, is_small=is_small, num_cores=num_cores, num_ranks=num_ranks
+        ),
     )
     return r
 
@@ -333,7 +339,6 @@ def _settle_started_statistics(r: Resolution, start: Start) -> None:
 
 def _settle_fine_tuning(r: Resolution) -> None:
     """A short, gentle run: see the last entry of docs/experiments.md."""
-    r.settle("optim.batch_size", Choice(choices.FINE_TUNING_BATCH_SIZE, "fine-tuning"))
     batch_size = r.get("optim.batch_size")
     r.settle("optim.lr", choices.choose_fine_tuning_lr(batch_size, optimizer=r.config.optim.name))
     r.settle("optim.warmup", Choice(0.1, "fine-tuning: a tenth of the run"))
@@ -341,10 +346,12 @@ def _settle_fine_tuning(r: Resolution) -> None:
         r.settle("optim.layer_decay", Choice(0.75, "lower layers are kept closer to the start"))
 
 
-def _settle_optimisation(
-    r: Resolution, num_images: int, *, device_type: str, free_bytes: int | None
-) -> None:
-    r.settle("optim.batch_size", choices.choose_batch_size(num_images, device_type=device_type))
+def _settle_batch_size(r: Resolution, num_images: int, *, device_type: str, num_ranks: int) -> None:
+    choice = choices.choose_batch_size(num_images, device_type=device_type)
+    r.settle("optim.batch_size", choices.for_ranks(choice, num_ranks))
+
+
+def _settle_optimisation(r: Resolution, *, free_bytes: int | None) -> None:
     batch_size = r.get("optim.batch_size")
     r.settle(
         "optim.device_batch_size",

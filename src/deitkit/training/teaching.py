@@ -20,7 +20,7 @@ from deitkit.runtime.world import World
 from deitkit.teachers import LiveTeacher, Teacher
 from deitkit.teachers.cache import TeacherCache
 from deitkit.teachers.cache_folder import default_root
-from deitkit.teachers.cached import CachedTeacher
+from deitkit.teachers.cached import CachedTeacher, Fresh
 from deitkit.training.loader import TrainSteps
 
 MAX_BYTES_LOOKED_THROUGH = 2 * 10**9
@@ -42,6 +42,9 @@ class Teaching(Protocol):
 
     def keeps_answers(self) -> bool:
         """Whether a view that was shown once needs no image from then on."""
+
+    def end_epoch(self, world: World) -> None:
+        """After an epoch every rank knows what any was told: views are shown to others again."""
 
     def flush(self) -> None:
         """What was said so far outlasts a power cut, if it is kept at all."""
@@ -68,6 +71,9 @@ class LiveTeaching:
 
     def keeps_answers(self) -> bool:
         return False
+
+    def end_epoch(self, world: World) -> None:
+        return None
 
     def flush(self) -> None:
         return None
@@ -104,6 +110,15 @@ class StoredTeaching:
 
     def keeps_answers(self) -> bool:
         return True
+
+    def end_epoch(self, world: World) -> None:
+        if self.cached.cache.folder is not None:
+            # On disk they read each other's files.
+            return
+        fresh = self.cached.take_fresh()
+        if world.world_size > 1 and world.any(len(fresh.logits_BK) > 0):
+            rows: list[Any] = [world.gather_rows(one) for one in fresh]
+            self.cached.store(Fresh(*rows))
 
     def flush(self) -> None:
         self.cached.cache.flush()

@@ -159,9 +159,9 @@ def _train(
     _count_exchanges(seen)
     _install_faults(faults, int(launched.get("RANK", "0")))
     if step_s is not None:
-        from deitkit.training import assemble
+        from deitkit.training import timing
 
-        assemble.measure = lambda assembly, **more: (step_s[assembly.world.world_size], 0.1)
+        timing.measure = lambda assembly, **more: (step_s[assembly.world.world_size], 0.1)
     try:
         for event in deitkit.fit(**settings):
             if isinstance(event, StepDone):

@@ -73,7 +73,7 @@ def _describe() -> str:
         "deitkit train out=runs/student           goes on",
         "deitkit train data=photos/ init=timm:deit_tiny_patch16_224    from trained weights",
         "deitkit train data=photos/ recipe=deit_tiny                   like the paper",
-        "deitkit train data=photos/ ranks=auto           one process, or one a core or GPU",
+        "deitkit train data=photos/ ranks=auto              one, or one a core or GPU",
         "",
         "photos/ holds train/ and val/ (and test/), or one folder a class; a CSV with path",
         "and label works too, and a folder of shards: Parquet, or tars in the WebDataset",

@@ -31,26 +31,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from serving_load import NUM_CLIENTS, Answer, ask, beside_slow_clients, closed_loop, open_loop
 
 PROGRAM = Path(sys.executable).with_name("deitkit")
-NUM_CLIENTS = 32
-TIMEOUT_S = 30.0
-GREEDY, MODEST = "10.0.0.1", "10.0.0.2"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Of one request; status 0: it was lost."""
-
-    status: int
-    seconds: float
-    headers: dict[str, str]
+REST_S = 4.0
+"""After each thousand requests, before the memory is read."""
 
 
 @dataclass(frozen=True)
@@ -135,61 +126,7 @@ def serving(path: Path) -> Iterator[Server]:
         popen.wait()
 
 
-def request_bytes(port: int, content: bytes | None, client: str, path: str) -> bytes:
-    method, length = ("GET", 0) if content is None else ("POST", len(content))
-    head = (
-        f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nx-forwarded-for: {client}\r\n"
-        f"content-type: image/jpeg\r\ncontent-length: {length}\r\n\r\n"
-    )
-    return head.encode() + (content or b"")
-
-
-async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: bytes):
-    """(status, headers) of one request over a connection."""
-    writer.write(sent)
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:])}
-    await reader.readexactly(int(headers.get("content-length", 0)))
-    return int(head[0].split()[1]), headers
-
-
-async def ask(
-    port: int, content: bytes | None, *, client: str = MODEST, path: str = "/v1/predict"
-) -> Answer:
-    """One request over a connection of its own."""
-    start = time.perf_counter()
-    status, headers = 0, {}
-    with contextlib.suppress(OSError, EOFError, asyncio.IncompleteReadError, TimeoutError):
-        async with asyncio.timeout(TIMEOUT_S):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                sent = request_bytes(port, content, client, path)
-                status, headers = await exchange(reader, writer, sent)
-            finally:
-                writer.close()
-    return Answer(status, time.perf_counter() - start, headers)
-
-
 # ------------------------------------------------------------------------------- what is measured
-
-
-async def closed_loop(port: int, take: Callable[[], bytes | None]) -> Counter[int]:
-    """Statuses of clients that each wait for their answer, over connections they keep."""
-    statuses: Counter[int] = Counter()
-
-    async def one(number: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while (content := take()) is not None:
-            sent = request_bytes(port, content, f"10.1.0.{number}", "/v1/predict")
-            status, headers = await exchange(reader, writer, sent)
-            statuses[status] += 1
-            if headers.get("connection") == "close":
-                writer.close()
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.close()
-
-    await asyncio.gather(*(one(number) for number in range(NUM_CLIENTS)))
-    return statuses
 
 
 def capacity(port: int, pictures: list[bytes], seconds: float) -> float:
@@ -205,37 +142,6 @@ def capacity(port: int, pictures: list[bytes], seconds: float) -> float:
     statuses = asyncio.run(closed_loop(port, take))
     assert set(statuses) == {200}, statuses
     return statuses[200] / (time.perf_counter() - start)
-
-
-async def open_loop(port: int, pictures: list[bytes], rate: float, seconds: float) -> list[Answer]:
-    """Answers to requests sent at fixed times, by number."""
-    loop = asyncio.get_running_loop()
-    start = loop.time()
-    tasks = []
-    for number in range(int(rate * seconds)):
-        await asyncio.sleep(max(0.0, start + number / rate - loop.time()))
-        client = GREEDY if number % 10 < 7 else MODEST
-        content = pictures[number % len(pictures)]
-        tasks.append(loop.create_task(ask(port, content, client=client)))
-    return list(await asyncio.gather(*tasks))
-
-
-async def beside_slow_clients(measure: Awaitable[list[Answer]], port: int) -> list[Answer]:
-    async def trickle() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        with contextlib.suppress(OSError):
-            writer.write(request_bytes(port, b"", "10.2.0.1", "/v1/predict")[:-4])
-            writer.write(b"0000\r\n\r\n" if id(writer) % 2 else b"")
-            while True:
-                await asyncio.sleep(1)
-                writer.write(b"x")
-
-    slow = [asyncio.ensure_future(trickle()) for _ in range(200)]
-    try:
-        return await measure
-    finally:
-        for task in slow:
-            task.cancel()
 
 
 def endurance(server: Server, pictures: list[bytes], num: int) -> tuple[Counter[int], list[list]]:
@@ -255,7 +161,7 @@ def endurance(server: Server, pictures: list[bytes], num: int) -> tuple[Counter[
             return pictures[number % len(pictures)]
 
         statuses += asyncio.run(closed_loop(server.port, take))
-        time.sleep(0.5)
+        time.sleep(REST_S)
         rows.append([done + 1000, server.rss_mb(), server.count("fd"), server.count("task")])
     return statuses, rows
 
@@ -308,7 +214,7 @@ def tell_slow_clients(server: Server, pictures: list[bytes], rate: float, second
         return open_loop(server.port, pictures, rate / 2, seconds)
 
     alone = asyncio.run(measure())
-    beside = asyncio.run(beside_slow_clients(measure(), server.port))
+    beside = asyncio.run(beside_slow_clients(server.port, measure()))
     statuses = Counter(answer.status for answer in [*alone, *beside])
     tell("at half of it, 99 % within", ms(alone, 0.99))
     tell("the same beside 200 slow clients", ms(beside, 0.99))
@@ -351,6 +257,7 @@ def main() -> None:
             path = make_model(Path(folder), onnx=kind == "onnx")
             with serving(path) as server:
                 print(f"\n| served as {kind}, {os.cpu_count()} processors | |\n|---|---|")
+                tell("waiting for a processor before (load)", f"{os.getloadavg()[0]:.1f}")
                 rate = capacity(server.port, pictures, a.seconds / 4)
                 tell(f"capacity, {NUM_CLIENTS} clients", f"{rate:.1f} requests a second")
                 tell_overload(server, pictures, rate, a.seconds)

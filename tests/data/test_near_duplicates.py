@@ -63,8 +63,8 @@ def test_planted_copies_are_found(change):
 
 
 def test_other_pictures_are_not_paired():
-    """Of 200 scenes none; and a mirrored picture is another picture."""
-    originals = [scene(seed) for seed in range(200)]
+    """Of 120 scenes none; and a mirrored picture is another picture."""
+    originals = [scene(seed) for seed in range(120)]
     assert pairs_of(looks_of(originals)) == []
     mirrored = [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for picture in originals[:20]]
     assert pairs_of(looks_of(originals[:20] + mirrored)) == []
@@ -79,8 +79,8 @@ def photographs(folder: Path, num: int) -> list[Image.Image]:
 
 
 def test_copies_of_real_photographs_are_found(shared_data):
-    """100 of 82 sizes: at least 95 of each kind of copy, and not one invented pair."""
-    originals = photographs(shared_data / "imagenet_samples100", 100)
+    """60 of many sizes: at least 57 of each kind of copy, and not one invented pair."""
+    originals = photographs(shared_data / "imagenet_samples100", 60)
     looked = looks_of(originals)
     for name, change in COPIES.items():
         copies = looks_of([change(picture) for picture in originals])
@@ -90,13 +90,13 @@ def test_copies_of_real_photographs_are_found(shared_data):
         )
         found = pairs_of(both)
         planted = [pair for pair in found if pair[1] - pair[0] == len(originals)]
-        assert len(planted) >= 95, name
+        assert len(planted) >= 57, name
         assert found == planted, name
 
 
 def test_many_real_photographs_are_told_apart(shared_data):
-    """600 pictures of ten classes, 179,700 pairs: none."""
-    assert pairs_of(looks_of(photographs(shared_data / "imagenette", 600))) == []
+    """400 pictures of ten classes, 79,800 pairs: none."""
+    assert pairs_of(looks_of(photographs(shared_data / "imagenette", 400))) == []
 
 
 @pytest.mark.slow

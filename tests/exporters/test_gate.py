@@ -107,6 +107,7 @@ def test_int8_that_answers_nan_is_refused_whatever_is_allowed(label):
     file[1] = math.nan
     labels = np.full(2, label)
     said = refused("EXPORT_INT8", lambda: eight(logits(0.9, 0.9), file, labels, 1.0))
+    assert f"it is right on {1 - label} of 2 images, the run on {2 - 2 * label}" in said
     assert "lost are image 1; no file" in said
 
 

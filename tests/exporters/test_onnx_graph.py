@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from deitkit.artifacts.bundle import Bundle
-from deitkit.data.preprocess import Preprocessing, preprocess
+from deitkit.data.preprocess import Preprocessing
 from deitkit.evaluation.metrics import softmax
 from deitkit.evaluation.predictor import Predictor
 from deitkit.exporters import onnx_graph
@@ -19,9 +19,12 @@ from deitkit.exporters.onnx_graph import onnx_bytes, quantised_bytes
 from deitkit.exporters.onnx_kernels import quantised_kernels
 from deitkit.runtime.onnx_metadata import read_metadata
 from tests.exporters.plain_networks import (
+    DROPS,
+    TWO_HEADS,
     metadata_of,
     noise,
     onnx,
+    outspoken,
     pictures,
     run,
     session_of,
@@ -29,7 +32,6 @@ from tests.exporters.plain_networks import (
 )
 
 SIZES = [(16, 16), (8, 9), (31, 20), (19, 64), (60, 45)]
-DROPS = {"attn_drop": 0.3, "proj_drop": 0.3, "pos_drop": 0.3, "drop_path": 0.5}
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +44,7 @@ GREY = Preprocessing(
 )
 NETWORKS: dict[str, dict[str, Any]] = {
     "two heads, all kinds of dropout": {
-        "name": "deit_nano_distilled_patch4_16",
-        "depth": 2,
-        **DROPS,
+        **TWO_HEADS,
         "bundle": {"fusion": "fitted", "fusion_weight": 0.3, "temperature": 1.5},
     },
     "convolutions, LayerScale": {
@@ -66,23 +66,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-@torch.no_grad()
-def outspoken(bundle: Bundle) -> Bundle:
-    """Its heads spread pictures over all classes, each with logits of mean 0 and deviation 2."""
-    spec = bundle.preprocessing
-    images = np.stack([preprocess(x, spec) for x in pictures(64, 20, 24, spec.channels)])
-    output = bundle.build_model()(torch.from_numpy(images))
-    weights = {key: value.clone() for key, value in bundle.state_dict.items()}
-    for logits, names in zip(output, (("head", "head.fc"), ("head_dist",)), strict=True):
-        for name in names:
-            if f"{name}.weight" in weights:
-                mean, scale = logits.mean(dim=0), 2 / logits.std(dim=0)
-                weights[f"{name}.bias"] = (weights[f"{name}.bias"] - mean) * scale
-                weights[f"{name}.weight"] *= scale[:, None]
-    return dataclasses.replace(bundle, state_dict=weights)
-
-
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name == "RegNetY" else [])
+        for name in NETWORKS
+    ],
+)
 def bundle(request, make_bundle) -> Bundle:
     return outspoken(make_bundle(**NETWORKS[request.param]))
 
@@ -113,6 +103,8 @@ def test_onnx_accepts_the_file(bundle):
         assert model.ir_version <= 10
         domains = {node.domain for node in model.graph.node}
         assert domains <= {"", "ai.onnx"}
+        # onnxruntime 1.20 takes the results of these for empty, and then refuses Resize.
+        assert not {"GreaterOrEqual", "LessOrEqual"} & {node.op_type for node in model.graph.node}
 
 
 def test_int8_is_a_quarter_and_says_nearly_the_same(bundle):

@@ -19,7 +19,6 @@ import pytest
 from deitkit.artifacts.bundle import load_bundle
 from deitkit.evaluation.onnx_predictor import OnnxPredictor
 from deitkit.runtime.sealed_folder import find_folder, verify_folder
-from tests.journeys.commands import installed
 from tests.journeys.conftest import TINY
 
 pytest.importorskip("onnxruntime")
@@ -235,14 +234,14 @@ def test_killed_in_an_export_no_half_file_has_the_name(commands, student, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_public_deit_tiny_keeps_its_accuracy_in_int8(shared_data, tmp_path):
-    """The real weights, through the installed program: a quarter of the size, the gate passed."""
+def test_the_public_deit_tiny_keeps_its_accuracy_in_int8(commands, shared_data, tmp_path):
+    """The real weights: a quarter of the size, and the gate passed."""
     images = shared_data / "imagenet_samples100"
     weights = shared_data / "weights" / "deit_tiny_patch16_224" / "deit_tiny_patch16_224.pth"
     words = ("import", weights, f"classes={images / 'classes.txt'}", "out=tiny")
-    assert installed(*words, folder=tmp_path).code == 0
+    assert commands(*words, folder=tmp_path).code == 0
     words = ("export", "tiny", "to=onnx", "int8=true", f"data={images}", "--json")
-    ended = installed(*words, folder=tmp_path)
+    ended = commands(*words, folder=tmp_path)
     assert ended.code == 0, ended.err
     precise, small = ended.json["files"]
     assert precise["largest_drift"] < 1e-4 and precise["run_accuracy"] >= 0.79

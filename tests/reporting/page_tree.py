@@ -60,7 +60,7 @@ def parse(page: bytes) -> _Tree:
 
 def words_of(page: bytes) -> str:
     """The visible text in one line."""
-    return " ".join("".join(parse(page).text).split())
+    return " ".join(" ".join(parse(page).text).split())
 
 
 def check_self_contained(page: bytes) -> None:

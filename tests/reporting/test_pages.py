@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import xml.etree.ElementTree as ElementTree
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -163,13 +164,18 @@ def compare_page(text: str) -> bytes:
 PAGES = {"report": report_page, "check": check_page, "compare": compare_page}
 
 
+@cache
+def harmless_elements(page: str) -> list[tuple[str, tuple[str, ...]]]:
+    return parse(PAGES[page]("harmless name")).elements
+
+
 @pytest.mark.parametrize("payload", PAYLOADS, ids=repr)
 @pytest.mark.parametrize("page", PAGES)
 def test_whatever_a_name_says_it_stays_text(page, payload):
     """S22, S23: the same elements and attributes as with a harmless name, and the payload is there
     to be read, its control and direction marks escaped."""
-    hostile, harmless = PAGES[page](payload), PAGES[page]("harmless name")
-    assert parse(hostile).elements == parse(harmless).elements
+    hostile = PAGES[page](payload)
+    assert parse(hostile).elements == harmless_elements(page)
     assert parse(hostile).comments == []
     check_self_contained(hostile)
     assert " ".join(printable(payload).split()) in words_of(hostile)

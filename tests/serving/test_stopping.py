@@ -91,6 +91,21 @@ def test_s17_while_it_stops_it_says_so(monkeypatch):
         assert here.get("/healthz").status_code == 200
 
 
+def test_s17_what_takes_longer_than_the_drain_is_told_to_come_again(monkeypatch):
+    monkeypatch.setattr(server_module, "DRAIN_TIMEOUT_S", 0.3)
+    toy = Toy()
+    with running(toy) as here, ThreadPoolExecutor(1) as threads:
+        toy.gate.clear()
+        asked = threads.submit(here.ask, picture_bytes())
+        wait_until(lambda: here.server.guard.num_pictures == 1)
+        here.server.handle_exit(signal.SIGTERM, None)
+        answer = asked.result()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
+        assert answer.headers["connection"] == "close"
+        assert int(answer.headers["retry-after"]) >= 1
+        toy.gate.set()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_s17_the_installed_program_ends_well(light_file, number):
     with program(light_file, "port=0") as process:

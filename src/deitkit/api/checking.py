@@ -143,7 +143,7 @@ def write_check(checked: Checked, folder: Path) -> WrittenCheck:
     from deitkit.reporting.pages import render_page
 
     folder = folder.resolve()
-    source = Path(checked.source)
+    source = Path(checked.source).expanduser()
     if source.is_dir() and folder.is_relative_to(source.resolve()):
         raise ConfigError(
             "INSIDE_DATA", folder, "lies in the data, which is never written to", "choose out="

@@ -75,7 +75,7 @@ def export_run(
 
     An ONNX file is measured before it gets its name: all validation images of the run (`data` names
     others) go through file and bundle, and their answers must be the same (`exporters.gate`).
-    `int8` adds a smaller, faster file whose accuracy may be `tolerance` (0 to 1) lower. The page of
+    `int8` adds a smaller file whose accuracy may be `tolerance` (0 to 1) lower. The page of
     "web" holds that one, unless `int8` is False; `runtime` is the archive of onnxruntime-web where
     it is neither in the cache nor to be had from npm's registry.
 

@@ -208,22 +208,42 @@ def _resize_cropped(
 ) -> Floats:
     """Resize to `size`, computing only the window of `kept` pixels that begins at `first`."""
     height, width, num_channels = image_HWC.shape
-    rows = _resize_rows(image_HWC.reshape(height, -1), size[0], first[0], kept[0])
+    low, high = _read_part(width, size[1], first[1], kept[1])
+    seen = image_HWC[:, low:high]
+    rows = _resize_rows(seen.reshape(height, -1), height, size[0], first[0], kept[0])
     # Columns become rows, so that both axes are one product of matrices.
-    by_column = rows.reshape(kept[0], width, num_channels).transpose(1, 0, 2)
-    columns = _resize_rows(by_column.reshape(width, -1), size[1], first[1], kept[1])
+    by_column = rows.reshape(kept[0], high - low, num_channels).transpose(1, 0, 2)
+    flat = by_column.reshape(high - low, -1)
+    columns = _resize_rows(flat, width, size[1], first[1], kept[1], lowest=low)
     return columns.reshape(kept[1], kept[0], num_channels).transpose(1, 0, 2)
 
 
-def _resize_rows(lines: NDArray[Any], num_out: int, first: int, num_kept: int) -> Floats:
-    """Resize axis 0 of a matrix to `num_out` rows and keep `num_kept` of them from `first` on."""
-    if len(lines) == num_out:
-        return lines[first : first + num_kept].astype(np.float32)
+def _read_part(num_in: int, num_out: int, first: int, num_kept: int) -> tuple[int, int]:
+    """The part of an axis that is read; all of it unless the window sees less than half.
+
+    A strip of pixels would else be resized from end to end for the square in its middle.
+    """
+    if num_in == num_out:
+        low, high = first, first + num_kept
+    else:
+        blocks = _axis_weights(num_in, num_out, first, num_kept)
+        low = min(start for start, _ in blocks)
+        high = max(start + weights.shape[1] for start, weights in blocks)
+    return (low, high) if 2 * (high - low) < num_in else (0, num_in)
+
+
+def _resize_rows(
+    lines: NDArray[Any], num_in: int, num_out: int, first: int, num_kept: int, *, lowest: int = 0
+) -> Floats:
+    """Resize an axis of `num_in` rows, of which `lines` are those from `lowest` on, to `num_out`
+    rows, and keep `num_kept` of them from `first` on."""
+    if num_in == num_out:
+        return lines[first - lowest : first - lowest + num_kept].astype(np.float32)
     resized = np.empty((num_kept, lines.shape[1]), dtype=np.float32)
     start = 0
-    for low, weights in _axis_weights(len(lines), num_out, first, num_kept):
+    for low, weights in _axis_weights(num_in, num_out, first, num_kept):
         num_rows, num_taps = weights.shape
-        source = lines[low : low + num_taps].astype(np.float32, copy=False)
+        source = lines[low - lowest : low - lowest + num_taps].astype(np.float32, copy=False)
         resized[start : start + num_rows] = weights @ source
         start += num_rows
     return resized

@@ -19,6 +19,7 @@ from deitkit.exporters.exported import (
 )
 from deitkit.exporters.gate import Checked
 from deitkit.exporters.onnx_graph import onnx_bytes, quantised_bytes
+from deitkit.runtime.durable import faults_told
 
 Gate = Callable[[Path], Checked]
 """Measures a file; raises ModelFileError where it does not answer as its bundle does."""
@@ -60,9 +61,10 @@ def checked_files(
     with tempfile.TemporaryDirectory(prefix="deitkit-export-") as temporary:
         for name in names:
             path = Path(temporary) / name
-            path.write_bytes(quantised_bytes(content) if name == INT8_FILE else content)
+            contents[name] = quantised_bytes(content) if name == INT8_FILE else content
+            with faults_told(path):
+                path.write_bytes(contents[name])
             checked.append(gate(path))
-            contents[name] = path.read_bytes()
     return contents, checked
 
 

@@ -33,9 +33,10 @@ def build_app(service: Service) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.batcher.start()
-        warming = asyncio.get_running_loop().create_task(service.keep_warm())
+        kept = [asyncio.create_task(work) for work in (service.keep_warm(), service.keep_tidy())]
         yield
-        warming.cancel()
+        for task in kept:
+            task.cancel()
         await service.close()
 
     app = FastAPI(

@@ -51,6 +51,13 @@ class Batcher:
         self._task: asyncio.Task[None] | None = None
         self.num_failures = 0
         """Pictures without an answer since the last that had one."""
+        self.num_begun = 0
+        """Batches and other work that were begun."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is being answered."""
+        return not self._queue and not self._turn.locked()
 
     @property
     def is_well(self) -> bool:
@@ -95,6 +102,7 @@ class Batcher:
         """
         async with waiting_until(deadline, self._meter):
             await self._turn.acquire()
+        self.num_begun += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._worker, work)
         finally:
@@ -145,6 +153,7 @@ class Batcher:
     async def _asked(self, pictures: list[np.ndarray]) -> np.ndarray | Exception:
         """Probabilities [N, K], or why the model has none."""
         self._meter.observe_batch(len(pictures))
+        self.num_begun += 1
         loop = asyncio.get_running_loop()
         try:
             rows_NK = await loop.run_in_executor(self._worker, self._ask, pictures)

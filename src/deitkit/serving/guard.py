@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -45,6 +46,9 @@ class Guard:
                 await self._answer(exchange)
         except Refused as refused:
             await exchange.refuse(refused)
+        except asyncio.CancelledError:  # the server's end has waited long enough (FAULTS S17)
+            await exchange.refuse(stopping())
+            raise
         except Exception as error:  # the application has said 500; the connection lives
             scope["state"]["cause"] = error
             await exchange.refuse(Refused(500, "failed", "the server could not do that"))

@@ -16,6 +16,7 @@ import numpy as np
 from deitkit.data import DecodePolicy
 from deitkit.evaluation.answers import answer
 from deitkit.serving.batching import Batcher
+from deitkit.serving.memory import memory_returner
 from deitkit.serving.metrics import Meter
 from deitkit.serving.pictures import Decoder
 from deitkit.serving.refusals import Refused
@@ -23,6 +24,10 @@ from deitkit.serving.refusals import Refused
 NUM_TOP = 10
 WAIT_TIMEOUT_S = 10.0
 PROBE_INTERVAL_S = 5.0
+REST_S = 1.0
+"""Without a picture waiting, before memory is given back;"""
+TIDY_INTERVAL_S = 10.0
+"""and while there always is one: it costs a hundredth of the time."""
 
 
 class Answerer(Protocol):
@@ -63,6 +68,7 @@ class Service:
             lambda pictures: self.model.probabilities(pictures), meter=self.meter
         )
         self.decoder = Decoder(self.model.decode_policy, meter=self.meter)
+        self._return_memory = memory_returner()
 
     @property
     def is_ready(self) -> bool:
@@ -89,6 +95,18 @@ class Service:
                     await self.batcher.answer(grey_HWC, self._deadline())
                     self.is_warm = True
             await asyncio.sleep(self.probe_interval_s)
+
+    async def keep_tidy(self) -> None:
+        """Give free memory back when there is time for it, or it has been too long (FAULTS S32)."""
+        loop = asyncio.get_running_loop()
+        num_before, last = 0, loop.time()
+        while True:
+            await asyncio.sleep(REST_S)
+            is_due = self.batcher.is_idle or loop.time() - last >= TIDY_INTERVAL_S
+            if is_due and self.batcher.num_begun != num_before:
+                with contextlib.suppress(Refused):
+                    await self.batcher.run(self._return_memory, self._deadline())
+                num_before, last = self.batcher.num_begun, loop.time()
 
     async def predict(self, encoded: bytes, name: str | None) -> dict[str, Any]:
         """What is said of one picture. Raises Refused."""

@@ -40,6 +40,8 @@ from PIL import Image
 from serving_load import NUM_CLIENTS, Answer, ask, beside_slow_clients, closed_loop, open_loop
 
 PROGRAM = Path(sys.executable).with_name("deitkit")
+WAIT_TIMEOUT_S = 10.0
+"""A request that the model has not begun by then is refused."""
 REST_S = 4.0
 """After each thousand requests, before the memory is read."""
 
@@ -54,6 +56,10 @@ class Server:
     def rss_mb(self) -> float:
         text = Path(f"/proc/{self.popen.pid}/smaps_rollup").read_text()
         return int(re.search(r"^Rss:\s+(\d+)", text, re.M)[1]) / 1000
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def count(self, kind: str) -> int:
         """Of "fd" (open files) or "task" (threads)."""
@@ -144,6 +150,11 @@ def capacity(port: int, pictures: list[bytes], seconds: float) -> float:
     return statuses[200] / (time.perf_counter() - start)
 
 
+async def nobody(seconds: float) -> list[Answer]:
+    await asyncio.sleep(seconds)
+    return []
+
+
 def endurance(server: Server, pictures: list[bytes], num: int) -> tuple[Counter[int], list[list]]:
     """Statuses, and (requests so far, MB, open files, threads) after each thousand."""
     bad = bad_pictures(pictures[0])
@@ -198,12 +209,14 @@ def tell_overload(server: Server, pictures: list[bytes], rate: float, seconds: f
     refused = [answer for answer in answers if answer.status in (429, 503)]
     unsaid = sum("retry-after" not in answer.headers for answer in refused)
     accepted = [answer for answer in answers if answer.status == 200]
+    at_once = [answer for answer in refused if answer.seconds < WAIT_TIMEOUT_S]
     tell(f"sent in {seconds:.0f} s at twice that", f"{len(answers):,}")
     tell("answered 200 / 429 / 503", " / ".join(f"{counts[n]:,}" for n in (200, 429, 503)))
     tell("other answers, lost or reset", len(answers) - len(accepted) - len(refused))
     tell("refusals without Retry-After", unsaid)
     tell("200 after (median, 99 %)", f"{ms(accepted, 0.5)}, {ms(accepted, 0.99)}")
-    tell("429 or 503 after (median, 99 %)", f"{ms(refused, 0.5)}, {ms(refused, 0.99)}")
+    tell("429 or 503 at once (median, 99 %)", f"{ms(at_once, 0.5)}, {ms(at_once, 0.99)}")
+    tell("503 after waiting 10 s for the model", len(refused) - len(at_once))
     check(len(answers) == len(accepted) + len(refused), "a request was lost")
     check(unsaid == 0, "a refusal without Retry-After")
     check(bool(accepted) and bool(refused), "no overload")
@@ -215,9 +228,13 @@ def tell_slow_clients(server: Server, pictures: list[bytes], rate: float, second
 
     alone = asyncio.run(measure())
     beside = asyncio.run(beside_slow_clients(server.port, measure()))
+    start = server.cpu_seconds()
+    asyncio.run(beside_slow_clients(server.port, nobody(seconds)))
+    share = (server.cpu_seconds() - start) / seconds
     statuses = Counter(answer.status for answer in [*alone, *beside])
     tell("at half of it, 99 % within", ms(alone, 0.99))
     tell("the same beside 200 slow clients", ms(beside, 0.99))
+    tell("what those alone cost the server", f"{100 * share:.1f} % of a processor")
     check(set(statuses) == {200}, f"at half the load: {dict(statuses)}")
 
 

@@ -171,6 +171,19 @@ def test_tables_parquet_and_sequences_are_examined(folder, tmp_path):
     assert not (tmp_path / "out" / "split").exists()
 
 
+def test_parquet_has_no_files_to_write_a_table_of(tmp_path):
+    pytest.importorskip("pyarrow")
+    from tests.data.test_parquet import write_shard
+
+    pictures = [fi.encode(np.asarray(scene(seed))) for seed in range(20)]
+    write_shard(tmp_path / "data" / "train-0.parquet", [0, 1] * 10, pictures=pictures)
+    page, found = page_and_json(tmp_path / "data", tmp_path / "out")
+    assert (found["findings"], found["data"]["num_images"]) == ([], {"train": 20})
+    assert found["split_command"] is None
+    assert "is no file of its own" in found["split_note"]
+    assert found["split_note"] in words_of(page)
+
+
 PAYLOAD = "<img src=x onerror=alert(1)>"
 
 

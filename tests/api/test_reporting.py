@@ -48,7 +48,7 @@ def test_the_numbers_are_those_of_the_run(finished_once):
         precision = "n/a" if row.precision is None else f"{100 * row.precision:.1f} %"
         assert f"{row.name}{row.num_images}{recall}{precision}{f1}" in "".join(parse(page).text)
     assert f"{result['parameters']:,}" in words
-    assert "42 images, 14 to 14 a class" in words
+    assert "42 images, 14 a class" in words
     assert "16 x 16 pixels, the same in every step" in words
 
 

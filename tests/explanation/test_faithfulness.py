@@ -42,9 +42,11 @@ def test_the_area_by_hand(place):
     assert found.area == pytest.approx(0.1 + 0.8 * (place + 0.5) / 16)
     rng = np.random.default_rng(0)
     places = [list(rng.permutation(16)).index(5) for _ in range(NUM_RANDOM)]
-    expected = 0.1 + 0.8 * (np.mean(places) + 0.5) / 16
-    assert found.random_area == pytest.approx(expected)
-    assert found.score == pytest.approx(expected - found.area)
+    by_chance = [0.1 + 0.8 * (one + 0.5) / 16 for one in places]
+    assert found.random_area == pytest.approx(np.mean(by_chance))
+    assert found.least_random_area == pytest.approx(min(by_chance))
+    assert found.score == pytest.approx(np.mean(by_chance) - found.area)
+    assert found.beats_chance == (place < min(places))
 
 
 def test_a_map_that_knows_nothing_scores_about_nothing():
@@ -58,8 +60,13 @@ def test_a_map_that_knows_nothing_scores_about_nothing():
     assert np.std(scores) > 0.1
 
 
-def test_the_score_is_how_much_sooner_the_class_goes():
-    assert Deletion(area=0.2, random_area=0.5).score == pytest.approx(0.3)
+def test_a_map_beats_chance_where_no_random_order_was_as_good():
+    """A mean advantage alone is not enough: a class that nothing moves has noise for a score."""
+    found = Deletion(area=0.2, random_area=0.5, least_random_area=0.25)
+    assert (found.score, found.beats_chance) == (pytest.approx(0.3), True)
+    assert not Deletion(area=0.2, random_area=0.5, least_random_area=0.2).beats_chance
+    still = deletion(lambda images: np.full((len(images), 1), 0.9), NOISE, np.eye(4), 0)
+    assert (still.score, still.beats_chance) == (pytest.approx(0), False)
 
 
 def test_what_is_deleted_is_blurred_and_what_is_not_is_untouched():

@@ -259,6 +259,7 @@ def test_explain_draws_and_tells_what_each_head_saw(commands, student, photos, t
             assert grid.min() >= 0 and grid.max() in (0, 1)
             told = one["faithfulness"]
             assert told["score"] == pytest.approx(told["random_area"] - told["area"])
+            assert told["score"] > 0 or not told["beats_chance"]
     sheet = Image.open(tmp_path / "why.png")
     assert sheet.width == 18 + 5 * (256 + 18)
     # The first cell of the first row is the picture in blocks of 16.

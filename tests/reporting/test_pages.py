@@ -351,7 +351,7 @@ def test_the_data_in_words():
     assert rows == [
         ("from", "photos"),
         ("train", "15 images, 3 to 12 a class"),
-        ("val", "2 images, 1 to 1 a class"),
+        ("val", "2 images, 1 a class"),
         ("heights", "10 to 50 pixels, median 30"),
         ("widths", "20 pixels"),
         ("left out", "1 truncated"),

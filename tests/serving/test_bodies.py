@@ -1,4 +1,4 @@
-"""Bodies that are too large, too slow, or not what they say: S01 to S03."""
+"""Bodies that are too large, too slow, or not what they say: S01 to S03, and S06 of heads."""
 
 from __future__ import annotations
 
@@ -163,3 +163,31 @@ def test_s03_two_hundred_slow_clients_take_nobodys_place(server: Running):
             connection.sendall(body)
         answers = [server.ask(picture_bytes(level)) for level in range(50)]
     assert [answer.status_code for answer in answers] == [200] * 50
+
+
+HEADS = {
+    "two lengths": [CHUNKED, "Content-Length: 5"],
+    "two different lengths": ["Content-Length: 5", "Content-Length: 6"],
+    "two codings": [CHUNKED, CHUNKED],
+    "another coding": ["Transfer-Encoding: gzip, chunked"],
+    "a long header": ["A: " + "x" * 20_000],
+    "a header without end": ["A: " + "x" * 1_000_000],
+    "many headers": ["a: b"] * 10_000,
+    "a CR in a header": ["A: b\rc"],
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_s06_a_head_that_can_be_read_in_two_ways_or_has_no_end(server: Running, name: str):
+    """What follows it is not read as another request."""
+    smuggled = b"0\r\n\r\n" + server.head(path="/healthz", method="GET")
+    said = server.talk(server.head(PNG, *HEADS[name]), smuggled)
+    assert (said.status, said.code, said.closed) == (400, "bad_request", True)
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET /healthz", b"G@T /healthz HTTP/1.1", b"hello", b"\x16\x03\x01"]
+)
+def test_s06_what_is_no_request(server: Running, line: bytes):
+    said = server.talk(line + b"\r\n\r\n")
+    assert (said.status, said.code, said.closed) == (400, "bad_request", True)

@@ -170,16 +170,20 @@ def _write_split(checked: Checked, folder: Path) -> tuple[str | None, str | None
         return None, None
     try:
         is_val_T = examined.split_together(VAL_FRACTION)
-        table = split_table(examined.whole, is_val_T, root)
-        words = table if isinstance(table, str) else table.write(folder)
     except ValueError as error:
-        name = examined.images.class_names[error.args[0]]
-        words = f"all pictures of {printable(name)} look the same or like those of other classes"
+        name = printable(examined.images.class_names[error.args[0]])
+        return None, _no_split(f"all pictures of {name} look the same or like other classes")
+    table = split_table(examined.whole, is_val_T, root)
+    if isinstance(table, str):
+        return None, _no_split(table)
+    try:
+        return shlex.join(["deitkit", "train", *table.write(folder)]), None
     except ResourceError as error:
-        words = str(error)
-    if isinstance(words, str):
-        return None, f"There is no split that keeps together what looks alike: {printable(words)}."
-    return shlex.join(["deitkit", "train", *words]), None
+        return None, _no_split(str(error))
+
+
+def _no_split(why: str) -> str:
+    return f"There is no split that keeps together what looks alike: {why}."
 
 
 def _page_facts(checked: Checked, facts: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Explained:
                 "score": deletion.score,
                 "area": deletion.area,
                 "random_area": deletion.random_area,
+                "beats_chance": deletion.beats_chance,
             }
         return found
 
@@ -127,7 +128,7 @@ def explanation_sheet(explained: Sequence[Explained]) -> Image.Image:
         for head, deletion in zip(said.maps, one.deletions, strict=True):
             lines = [
                 f"deletion {deletion.area:.3f}, at random {deletion.random_area:.3f}: "
-                + ("better than chance" if deletion.score > 0 else "no better than chance")
+                + ("better than chance" if deletion.beats_chance else "no better than chance")
             ]
             pixels_HWC = overlay(picture_HWC, head.grid_RC, box=said.box)
             row.append((pixels_HWC, TITLES[head.head, head.method], lines))

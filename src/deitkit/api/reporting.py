@@ -233,7 +233,9 @@ def _summary(folder: Path, data: Any, teacher: Any) -> list[tuple[str, str]]:
     if teacher is not None:
         cost = teacher["cost"]
         views = cost["num_view_epochs"]
-        asked = "about every view" if views is None else f"about the views of {views:,} epochs"
+        once = "about the views of one epoch"
+        several = once if views == 1 else f"about the views of {views} epochs"
+        asked = "about every view" if views is None else several
         rows.append(("teacher", f"{teacher['name']}, asked {asked}"))
     rows.append(
         (
@@ -258,8 +260,8 @@ def _agreement(result: Mapping[str, Any] | None) -> str:
     if best.get("token_cos_in") is None:
         return said
     return (
-        f"{said} The two tokens enter the network with a cosine of {best['token_cos_in']:.2f} and "
-        f"leave it with {best['token_cos_out']:.2f}."
+        f"{said} The two tokens enter the network with a cosine of {best['token_cos_in']:z.2f} and "
+        f"leave it with {best['token_cos_out']:z.2f}."
     )
 
 

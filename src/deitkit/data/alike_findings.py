@@ -35,7 +35,7 @@ def exact_findings(
             in_labels_G > 1,
             "copies of a picture under different labels",
             "One of the labels is wrong, and the model is told both.",
-            "Remove the wrong one, or drop it with `deitkit review`.",
+            "Remove the wrong one, or drop it with deitkit review.",
         ),
         (
             "leak",
@@ -90,7 +90,7 @@ def near_findings(
             other_label & ~other_split,
             "pictures that look the same under different labels",
             "Either the classes are hard to tell apart or a label is wrong.",
-            "Look at them; correct with `deitkit review`.",
+            "Look at them; correct with deitkit review.",
         ),
         (
             "near_duplicate",
@@ -98,8 +98,8 @@ def near_findings(
             ~other_label & ~other_split,
             "pictures that look the same within a class",
             "A split by chance would put some of them on both sides.",
-            "Where the data has no val split of its own, split.csv beside this report keeps them "
-            "together.",
+            "Where the data has no val split of its own, split/split.csv beside this report keeps "
+            "them together.",
         ),
     ):
         if chosen_P.any():

@@ -12,7 +12,7 @@ import numpy as np
 from deitkit.data.alike_findings import exact_findings, exact_pairs, near_findings
 from deitkit.data.findings import LEVELS, Finding, plain_findings
 from deitkit.data.image_set import ImageSet
-from deitkit.data.near_duplicates import groups_of, look_at, near_pairs
+from deitkit.data.near_duplicates import SIDE, groups_of, look_at, near_pairs
 from deitkit.data.split import group_digests, split_validation
 from deitkit.data.whole_source import WholeSource
 
@@ -55,6 +55,9 @@ def examine(
     looks = look_at(images, progress=progress)
     same_N, _ = group_digests(images.digests)
     pairs_P2 = near_pairs(looks)
+    # Pictures of hardly more pixels than their thumbnails look alike whatever they show.
+    is_large_N = images.sizes.min(axis=1) >= 2 * SIDE
+    pairs_P2 = pairs_P2[is_large_N[pairs_P2].all(axis=1)]
     is_other = same_N[pairs_P2[:, 0]] != same_N[pairs_P2[:, 1]]
     groups_N = groups_of(np.concatenate([pairs_P2, exact_pairs(same_N)]), len(images))
     found = [

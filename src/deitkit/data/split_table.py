@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deitkit.data.display import printable
 from deitkit.data.whole_source import WholeSource
 from deitkit.errors import ResourceError
 from deitkit.runtime.durable import faults_told, write_file
@@ -53,16 +54,18 @@ def split_table(whole: WholeSource, is_val_T: np.ndarray, root: Path) -> SplitTa
     bad = [name for name in names if name != name.strip() or name.splitlines() != [name]]
     bad = bad or [name for name in names if not _is_text(name)]
     if bad:
-        return f"a table cannot name the class {bad[0]!r}"
+        return f"a table cannot name the class {printable(bad[0])}"
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["path", "label", "split"])
     resolved = root.resolve()
     for place, label in enumerate(whole.images.labels.tolist()):
         found = Path(whole.images.describe(place)).resolve()
+        if not found.is_file():
+            return f"{printable(found)} is no file of its own"
         path = f"{LINK}/{found.relative_to(resolved).as_posix()}"
         if path != path.strip() or not _is_text(path):
-            return f"a table cannot name the file {path!r}"
+            return f"a table cannot name the file {printable(path)}"
         split = whole.split_of(place)
         if split == "train" and is_val_T[place]:
             split = "val"

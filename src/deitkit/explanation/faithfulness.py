@@ -31,11 +31,18 @@ class Deletion:
     """Mean probability of the class while patches go, most relevant first; lower is better."""
     random_area: float
     """The same in random order, a mean of several."""
+    least_random_area: float
+    """The lowest of those."""
 
     @property
     def score(self) -> float:
         """Above 0: the map knows better than chance what the answer hangs on."""
         return self.random_area - self.area
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether no random order was as good: one map in nine would be by luck."""
+        return self.area < self.least_random_area
 
 
 def deletion(
@@ -59,7 +66,9 @@ def deletion(
     areas = [
         _area(ask, image_CHW, blurred_CHW, order, grid_RQ.shape, class_index) for order in orders
     ]
-    return Deletion(area=areas[0], random_area=float(np.mean(areas[1:])))
+    return Deletion(
+        area=areas[0], random_area=float(np.mean(areas[1:])), least_random_area=min(areas[1:])
+    )
 
 
 def _area(

@@ -162,7 +162,9 @@ def data_facts(report: Values) -> tuple[list[tuple[str, str]], list[str]]:
     rows = [("from", str(report["source"]))]
     for split, count in report["num_images"].items():
         counts = report["class_counts"].get(split, {}).values()
-        spread = f", {min(counts):,} to {max(counts):,} a class" if counts else ""
+        least, most = min(counts, default=0), max(counts, default=0)
+        range_of = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        spread = f", {range_of} a class" if counts else ""
         rows.append((split, f"{count:,} images{spread}"))
     for side in ("heights", "widths"):
         low, middle, high = report[side]

@@ -36,19 +36,30 @@ BACKLOG = 1024
 
 
 class _Connection(h11.Connection):
-    """Counts the chunks of a body (FAULTS S02)."""
+    """Counts the chunks of a body (FAULTS S02), and is strict about heads (S06)."""
 
     num_chunks = 0
 
     def next_event(self) -> Any:
         event = super().next_event()
-        if isinstance(event, h11.Data) and event.chunk_start:
+        if isinstance(event, h11.Request):
+            _check_head(event)
+        elif isinstance(event, h11.Data) and event.chunk_start:
             self.num_chunks += 1
             if self.num_chunks > MAX_CHUNKS:
                 raise h11.RemoteProtocolError("too many chunks")
         elif isinstance(event, h11.EndOfMessage):
             self.num_chunks = 0
         return event
+
+
+def _check_head(request: h11.Request) -> None:
+    """Raises RemoteProtocolError for a head too long, or with two lengths: which holds?"""
+    names = {name for name, _ in request.headers}
+    if {b"content-length", b"transfer-encoding"} <= names:
+        raise h11.RemoteProtocolError("two lengths")
+    if sum(len(name) + len(value) for name, value in request.headers) > MAX_HEADER_BYTES:
+        raise h11.RemoteProtocolError("the headers are too long")
 
 
 class _Protocol(H11Protocol):

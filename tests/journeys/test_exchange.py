@@ -110,7 +110,11 @@ def test_killed_in_an_export_no_half_folder_has_the_name(commands, student, tmp_
     ("words", "code", "said"),
     [
         (("{teacher}", "to=timm"), 5, "[EXPORT] small_cnn: timm has no such network"),
-        (("{student}", "to=onnx9"), 2, "[FORMAT] to=onnx9: no such format; use onnx or timm or hf"),
+        (
+            ("{student}", "to=onnx9"),
+            2,
+            "[FORMAT] to=onnx9: no such format; use onnx or web or timm or hf",
+        ),
         (("{student}", "to=hf", "out={photos}"), 2, "[NOT_OURS]"),
         (("{student}", "to=hf", "out={photos}", "overwrite=true"), 2, "[NOT_OURS]"),
         (("{student}", "to=hf", "out={student}/best"), 2, "holds a bundle; choose another"),

@@ -208,4 +208,4 @@ def test_finished_run_is_left_alone(commands, settings, undisturbed, tmp_path):
     assert json.loads((tmp_path / "trace.json").read_text(encoding="utf-8")) == ["evaluate"]
     assert final_state(out) == undisturbed["state"]
     changed = {name for name in before if files_of(out)[name] != before[name]}
-    assert changed <= {"result.json", "metrics.jsonl"}
+    assert changed <= {"result.json", "metrics.jsonl", "report.html"}

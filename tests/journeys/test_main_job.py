@@ -89,8 +89,10 @@ def test_one_level_of_class_folders_and_csv_are_the_same_data(commands, tmp_path
         assert ended.code == 0, ended.err
         results.append(json.loads((tmp_path / "runs" / name / "result.json").read_text()))
     assert results[0]["num_val"] == 3
-    for name in ("best", "num_train", "num_val", "classes", "val_top1"):
+    for name in ("num_train", "num_val", "classes", "val_top1"):
         assert results[0][name] == results[1][name]
+    # The images stand in another order, in which scores are summed.
+    assert results[0]["best"] == pytest.approx(results[1]["best"], rel=1e-6)
 
 
 def test_imagenette_from_parquet_with_a_transformer_of_another_size_as_teacher(
@@ -328,7 +330,7 @@ def test_picture_of_any_kind_is_predicted_as_its_pixels(commands, photos, studen
     }
     assert set(rows) == {*kinds, "named.jpg", "grey.png"}
     for name in ("alpha.png", "named.jpg"):
-        assert rows[name]["probabilities"] == rows["plain.png"]["probabilities"]
+        assert rows[name]["probabilities"] == pytest.approx(rows["plain.png"]["probabilities"])
 
 
 def test_splits_of_validation_do_not_move(commands, tmp_path):

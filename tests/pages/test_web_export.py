@@ -67,10 +67,11 @@ def shown(seen, picture: Path) -> dict[str, float]:
 
 
 def test_the_page_answers_as_the_file_does(address, answers, open_page):
-    """Every picture of the folder through Chromium: probabilities within 1e-3 of predict's."""
+    """Every picture of the folder through Chromium: probabilities within 0.01 of predict's, which
+    are those of another version of the library, and so of its int8 arithmetic."""
     seen = open_page(address)
     for source, own in answers.items():
-        assert shown(seen, Path(source)) == pytest.approx(own, abs=1e-3), source
+        assert shown(seen, Path(source)) == pytest.approx(own, abs=0.01), source
     assert seen.complaints == []
     assert all(url.startswith((address, "blob:")) for url in seen.requests), "nothing is sent out"
     assert "never leaves this device" in seen.text("#promise")
@@ -83,7 +84,7 @@ def test_it_works_offline_after_the_first_visit(address, answers, open_page):
     seen.page.context.set_offline(True)
     seen.page.reload()
     source, own = next(iter(answers.items()))
-    assert shown(seen, Path(source)) == pytest.approx(own, abs=1e-3)
+    assert shown(seen, Path(source)) == pytest.approx(own, abs=0.01)
 
 
 def test_transparency_orientation_and_large_pictures(address, exported, open_page, tmp_path):
@@ -100,7 +101,7 @@ def test_transparency_orientation_and_large_pictures(address, exported, open_pag
     Image.fromarray(large).save(tmp_path / "large.png", compress_level=1)
     model = exported / "deep" / "page" / "model.int8.onnx"
     seen = open_page(address)
-    for name, tolerance in (("clear.png", 0.02), ("turned.png", 1e-3), ("large.png", 0.02)):
+    for name, tolerance in (("clear.png", 0.02), ("turned.png", 0.01), ("large.png", 0.02)):
         ended = installed("predict", model, tmp_path / name, "--json", folder=exported)
         (own,) = ended.json
         assert shown(seen, tmp_path / name) == pytest.approx(own["probabilities"], abs=tolerance)

@@ -24,6 +24,7 @@ def train(
     unlabelled: str | None = None,
     init: str | None = None,
     epochs: str | None = None,
+    sizes: str | None = None,
     budget: str | None = None,
     batch_size: str | None = None,
     image_size: str | None = None,

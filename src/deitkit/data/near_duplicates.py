@@ -113,7 +113,7 @@ def near_pairs(looks: Looks) -> np.ndarray:
 
 def _units(thumbs_NSS: np.ndarray) -> np.ndarray:
     """float32 [N, S x S]: each thumbnail without its mean, of length 1."""
-    levels = thumbs_NSS.reshape(len(thumbs_NSS), -1).astype(np.float32)
+    levels = thumbs_NSS.reshape(len(thumbs_NSS), SIDE * SIDE).astype(np.float32)
     levels -= levels.mean(axis=1, keepdims=True)
     return levels / np.linalg.norm(levels, axis=1, keepdims=True)
 

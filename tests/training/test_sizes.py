@@ -128,6 +128,9 @@ def test_a_run_grows_writes_it_down_and_resumes_bit_for_bit(tmp_path):
     log = [json.loads(line) for line in (whole.folder / "metrics.jsonl").open()]
     sides = [line["image_size"][0] for line in log if line["event"] == "step"]
     assert sides == sorted(sides) and set(sides) == {8, 12, 16}
+    report = (whole.folder / "report.html").read_text(encoding="utf-8")
+    assert "in training 8, 12, 16, each for an equal part" in report
+    assert ">Image size<" in report, "its curve"
     broken = {"data": str(photos), "out": str(tmp_path / "b"), "sizes": "8,12,16", **SETTINGS}
     for event in deitkit.fit(**broken):
         if getattr(event, "step", 0) == len(sides) // 2 and hasattr(event, "losses"):

@@ -216,13 +216,19 @@ def _subline(result: Mapping[str, Any] | None) -> str:
     )
 
 
+def _sizes_said(size: str, sides: Sequence[int]) -> str:
+    if not sides:
+        return f"{size} pixels, the same in every step"
+    return f"{size} pixels; in training {', '.join(map(str, sides))}, each for an equal part"
+
+
 def _summary(folder: Path, data: Any, teacher: Any) -> list[tuple[str, str]]:
     config = build_config(read_config_file(folder / CONFIG_FILE)[0])
     size = config.data.image_size
     shown = " x ".join(map(str, size)) if isinstance(size, list | tuple) else str(size)
     rows = [
         ("model", config.model.name),
-        ("image size", f"{shown} pixels, the same in every step"),
+        ("image size", _sizes_said(shown, config.schedule.sizes)),
         ("start", "from scratch" if config.model.init == "scratch" else str(config.model.init)),
     ]
     if data is not None:

@@ -47,10 +47,13 @@ def curves(log: Sequence[Values]) -> list[Any]:
         for name in sources
     }
     rates = {"learning rate": _thinned([(line["epoch"], line["lr"]) for line in steps])}
+    sides = [(line["epoch"], max(line.get("image_size") or [0])) for line in steps]
+    grows = len({side for _, side in sides}) > 1
     wanted = (
         ("Validation accuracy", "percent", accuracy),
         ("Loss", "nats", losses),
         ("Learning rate", "", rates),
+        ("Image size", "pixels", {"image size": sides if grows else []}),
     )
     return [
         chart(line_chart(series, title=title, x_label="epoch", y_label=unit or title), number)

@@ -12,7 +12,8 @@ demo: $(VENV)/.installed
 	$(BIN)/deitkit demo
 
 test: $(VENV)/.installed-dev browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
+		--hypothesis-profile repeatable $(TESTS)
 
 test-all: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest -q -m "" $(TESTS)

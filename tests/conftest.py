@@ -15,6 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 # A busy machine makes no test fail.
 hypothesis.settings.register_profile("deitkit", deadline=None)
+# The same examples each time, for `make test`; `make check` and `make test-all` look for new ones.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("deitkit")
 
 _nms = torch.library.Library("torchvision", "DEF")

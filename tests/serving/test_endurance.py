@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deitkit.runtime import threads
 from deitkit.serving import memory
 from deitkit.serving import service as service_module
 from tests.serving.client import wait_until
@@ -50,8 +51,8 @@ def test_s32_threads_share_their_memory_unless_the_user_chose(monkeypatch, envir
         def __init__(self, name: None) -> None:
             self.mallopt = lambda *arguments: made.append(arguments)
 
-    monkeypatch.setattr(memory.sys, "platform", "linux")
-    monkeypatch.setattr(memory.ctypes, "CDLL", Glibc)
+    monkeypatch.setattr(threads.sys, "platform", "linux")
+    monkeypatch.setattr(threads.ctypes, "CDLL", Glibc)
     monkeypatch.setattr(memory.os, "environ", environment)
     memory.share_memory()
     assert made == calls

@@ -32,7 +32,7 @@ from deitkit.data.threads import map_rows, num_decode_threads
 from deitkit.errors import ResourceError
 from deitkit.runtime.disk_faults import disk_fault, free_space_bytes
 from deitkit.runtime.disk_space import readable_bytes
-from deitkit.runtime.shared_folder import SharedLock, filling, remove_unused
+from deitkit.runtime.shared_folder import SharedLock, filling, lock_folder, remove_unused
 from deitkit.runtime.temporary_names import remove_leftovers
 
 Tell = Callable[[str], None]
@@ -138,32 +138,31 @@ def open_image_cache(
         raise _fault(error, place, layout.num_bytes) from error
 
 
+def _began(place: Path, identity: CacheIdentity, layout: Layout, tell: Tell) -> bool:
+    """Make the folder; False where nothing can be written."""
+    _check_space(place, layout.num_bytes)
+    remove_leftovers(place.parent)
+    try:
+        create_folder(place, identity, layout)
+    except (OSError, ResourceError) as error:
+        if not _is_read_only(error):
+            raise
+        tell(
+            f"{place.parent} cannot be written to: without an image cache each image is "
+            "decoded whenever it is shown"
+        )
+        return False
+    return True
+
+
 def _locked_folder(
     place: Path, identity: CacheIdentity, layout: Layout, tell: Tell
 ) -> tuple[SharedLock | None, bool]:
     """The lock of the folder, made if it was not there, and whether it can be written to; no lock
     where it is not there and cannot be made."""
-    while True:
-        if not place.is_dir():
-            _check_space(place, layout.num_bytes)
-            remove_leftovers(place.parent)
-            try:
-                create_folder(place, identity, layout)
-            except (OSError, ResourceError) as error:
-                if not _is_read_only(error):
-                    raise
-                tell(
-                    f"{place.parent} cannot be written to: without an image cache each image is "
-                    "decoded whenever it is shown"
-                )
-                return None, False
-        try:
-            lock = SharedLock(place)
-        except FileNotFoundError:
-            continue
-        if not lock.is_removed:
-            break
-        lock.release()
+    lock = lock_folder(place, lambda: _began(place, identity, layout, tell))
+    if lock is None:
+        return None, False
     try:
         if repair_folder(place, identity, layout):
             tell(f"image cache {place}: its header or index was damaged and is written again")

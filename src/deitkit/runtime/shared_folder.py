@@ -62,6 +62,23 @@ class SharedLock:
             self._descriptor = None
 
 
+def lock_folder(place: Path, make: Callable[[], bool]) -> SharedLock | None:
+    """The lock of `place`, which `make` makes where it is not there; None where it says it cannot.
+
+    Whoever removes the folder between the two is outwaited. OSError as it comes.
+    """
+    while True:
+        if not place.is_dir() and not make():
+            return None
+        try:
+            lock = SharedLock(place)
+        except FileNotFoundError:
+            continue
+        if not lock.is_removed:
+            return lock
+        lock.release()
+
+
 @contextlib.contextmanager
 def filling(place: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Be the only one who fills `place`; `waiting` is called again and again while another does.

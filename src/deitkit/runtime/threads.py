@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 
 SPIN_COUNT = "1000"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -28,6 +29,11 @@ def calm_threads() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
+def glibc(name: str) -> Callable[..., int] | None:
+    """A function of the C library; None on other systems than Linux, or where it has none."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
 def keep_memory() -> None:
     """Let glibc keep what torch frees for its next tensor, unless the user chose.
 
@@ -36,9 +42,7 @@ def keep_memory() -> None:
     are left as they are.
     """
     chosen = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD"
-    if sys.platform != "linux" or any(name in os.environ for name in chosen):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = None if any(name in os.environ for name in chosen) else glibc("mallopt")
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)

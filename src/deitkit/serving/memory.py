@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
+
+from deitkit.runtime.threads import glibc
 
 _M_ARENA_MAX = -8
 
@@ -17,7 +17,7 @@ def share_memory() -> None:
     By default each thread has its own, and what a decoded picture left in one cannot hold the next
     picture of another.
     """
-    mallopt = _glibc("mallopt")
+    mallopt = glibc("mallopt")
     if mallopt is not None and not {"MALLOC_ARENA_MAX", "LD_PRELOAD"} & os.environ.keys():
         mallopt(_M_ARENA_MAX, 1)
 
@@ -29,9 +29,5 @@ def memory_returner() -> Callable[[], object]:
     grow, ever more slowly, for thousands of requests (docs/serving.md). Found at the start: nothing
     is loaded while it serves.
     """
-    malloc_trim = _glibc("malloc_trim")
+    malloc_trim = glibc("malloc_trim")
     return (lambda: None) if malloc_trim is None else partial(malloc_trim, 0)
-
-
-def _glibc(name: str) -> Callable[..., int] | None:
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -18,7 +18,12 @@ from deitkit.errors import ModelFileError, ResourceError
 from deitkit.runtime.disk_faults import free_space_bytes
 from deitkit.runtime.disk_space import readable_bytes
 from deitkit.runtime.memory import available_memory_bytes
-from deitkit.runtime.shared_folder import READ_ONLY_ERRNOS, SharedLock, remove_unused
+from deitkit.runtime.shared_folder import (
+    READ_ONLY_ERRNOS,
+    SharedLock,
+    lock_folder,
+    remove_unused,
+)
 from deitkit.runtime.temporary_names import remove_leftovers
 from deitkit.teachers.cache_files import (
     DiskFiles,
@@ -123,17 +128,10 @@ def open_on_disk(
     """
     place = root / wanted.identity.folder_name(wanted.ids_N)
     with cache_faults(place):
-        while True:
-            if not place.is_dir() and not (writable and _began(place, wanted, tell)):
-                tell_read_only(root, tell)
-                return None, None
-            try:
-                lock = SharedLock(place)
-            except FileNotFoundError:
-                continue
-            if not lock.is_removed:
-                break
-            lock.release()
+        lock = lock_folder(place, lambda: writable and _began(place, wanted, tell))
+        if lock is None:
+            tell_read_only(root, tell)
+            return None, None
         try:
             disk = wanted.files(place, writable=writable and os.access(place, os.W_OK))
             _look_around(disk, lock, wanted, tell)

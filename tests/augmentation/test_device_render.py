@@ -85,6 +85,17 @@ def test_random_resized_crops_and_flips_against_the_cpu_engine(source, size, cha
     assert_alike(images, views, size)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (150, 90)], ids=str)
+@pytest.mark.parametrize("crop", ["random_resized", "padded"])
+def test_large_images_against_the_cpu_engine(size, crop):
+    """Whole-pixel boxes, filtered as if nothing were around them; 16-bit weights on the CPU."""
+    images = some_images(8, 140, 190)
+    views = draw(8, (140, 190), aspect=size[1] / size[0], crop=crop)
+    got = render_on_device(torch.from_numpy(images), views, size, fill=60).numpy().astype(int)
+    apart = np.abs(got - render(images, views, size, fill=60))
+    assert (apart > 0).mean() < 0.08 and (apart > 1).mean() < 5e-4 and apart.max() < 8
+
+
 @pytest.mark.parametrize("size", [(32, 32), (21, 21), (48, 48)], ids=str)
 @pytest.mark.parametrize("fill", [0, 200, (3, 120, 255)], ids=str)
 def test_padded_crops_against_the_cpu_engine(size, fill):

@@ -157,7 +157,7 @@ def test_training_sees_what_evaluation_sees_to_a_level(side):
 
 
 CHAINS = (
-    [("posterize", 3.0), ("shear_x", 0.2)],
+    [("posterize", 3.0), ("shear_x", 0.21)],
     [],
     [("color", 0.3), ("none", 0.0), ("rotate", -20.0)],
     [("equalize", 0.0)],
@@ -183,11 +183,13 @@ def test_operations_act_on_the_cropped_and_flipped_image_in_their_order(channels
         sheared = Image.fromarray(kept).transform(
             (24, 32),
             Image.Transform.AFFINE,
-            (1, float(np.float32(0.2)), 0, 0, 1, 0),
+            (1, float(np.float32(0.21)), 0, 0, 1, 0),
             Image.Resampling.BICUBIC,
             fillcolor=fill[channel],
         )
-        np.testing.assert_array_equal(got[0, channel], np.asarray(sheared))
+        # Sums of float32 here, of doubles in Pillow: the last bit may decide between two levels.
+        apart = np.abs(got[0, channel].astype(int) - np.asarray(sheared))
+        assert apart.max() <= 1 and (apart > 0).sum() <= 2
         moved = np.full((32, 24), fill[channel], dtype=np.uint8)
         moved[:24] = before[4, channel, 8:]
         moved = np.where(moved >= 77, 255 - moved, moved)
@@ -242,18 +244,47 @@ def test_no_images_give_an_empty_batch():
     assert render(some_images(0, 8, 8, 3), views, (8, 8)).shape[0] == 0
 
 
-def test_real_photographs_against_pillow(shared_data):
-    """The whole centred square of imagenette photographs, through our box and Pillow's."""
+@pytest.mark.parametrize("size", [(64, 64), (224, 224), (224, 96)])
+def test_real_photographs_against_pillow(shared_data, size):
+    """Random crops of imagenette photographs: Pillow's crop and resize, a level more or less in one
+    value of twenty (weights have 16 bits), further away in one of two thousand."""
     parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.ParquetFile(shared_data / "imagenette" / "test.parquet")
-    rows = next(table.iter_batches(batch_size=3, columns=["image"])).to_pylist()
+    rows = next(table.iter_batches(batch_size=12, columns=["image"])).to_pylist()
     pictures = [Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB") for row in rows]
     images = [np.asarray(picture) for picture in pictures]
-    got = render(images, draw(ViewPolicy(crop="none", flip=0.0), images), (64, 64))
-    for rendered, picture in zip(got, pictures, strict=True):
-        side = min(picture.size)
-        left, top = (picture.width - side) / 2, (picture.height - side) / 2
-        resized = picture.resize(
-            (64, 64), Image.Resampling.BICUBIC, (left, top, left + side, top + side)
-        )
-        np.testing.assert_array_equal(rendered.transpose(1, 2, 0), np.asarray(resized))
+    views = draw(ViewPolicy(), images)
+    apart = np.empty((12, *size, 3), dtype=int)
+    for index, rendered in enumerate(render(images, views, size)):
+        picture = pictures[index]
+        top, left, high, wide = views.box_B4[index].astype(np.float64)
+        box = np.array([left, top, left + wide, top + high]) * np.tile(picture.size, 2)
+        cropped = picture.crop(np.rint(box).astype(int).tolist())
+        expected = np.asarray(cropped.resize(size[::-1], Image.Resampling.BICUBIC)).astype(int)
+        expected = expected[:, ::-1] if views.flip_B[index] else expected
+        apart[index] = np.abs(rendered.transpose(1, 2, 0) - expected)
+    assert (apart > 0).mean() < 0.08 and (apart > 1).mean() < 5e-4 and apart.max() < 8
+
+
+def test_boxes_of_large_images_are_whole_pixels_and_read_nothing_around_them():
+    """A grey box in white, 127.6 to 200.4 of 300 pixels down and along: 128 to 200 is grey alone;
+    the same box of the middle 120 x 120 pixels is not rounded, and its border is lighter."""
+    image = np.full((300, 300, 3), 255, dtype=np.uint8)
+    image[128:200, 128:200] = 100
+    share = (127.6 / 300, 127.6 / 300, 72.8 / 300, 72.8 / 300)
+    assert (render([image], view_of(share), (32, 32)) == 100).all()
+    small = image[100:220, 100:220]
+    got = render([small], view_of((27.6 / 120, 27.6 / 120, 72.8 / 120, 72.8 / 120)), (32, 32))
+    assert got[0, 0, 0, 0] > 100 and got[0, 0, 16, 16] == 100
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_boxes_that_stick_out_are_filled(channels):
+    """A plain image of 130 x 140, from 13 rows above it and 14 columns before it."""
+    image = np.full((130, 140, channels), 200, dtype=np.uint8)
+    got = render([image], view_of((-0.1, -0.1, 1.0, 1.0)), (130, 140), fill=9)[0]
+    assert (got[:, :13] == 9).all() and (got[:, :, :14] == 9).all()
+    assert (got[:, 13:, 14:] == 200).all()
+    got = render([image], view_of((0.1, 0.1, 1.0, 1.0)), (130, 140), fill=9)[0]
+    assert (got[:, 117:] == 9).all() and (got[:, :, 126:] == 9).all()
+    assert (got[:, :117, :126] == 200).all()

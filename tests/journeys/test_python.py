@@ -137,7 +137,7 @@ def test_teacher_given_as_a_run(photos, teacher, student, tmp_path):
     settings = keyword_settings(
         data=photos, out=tmp_path / "run", teacher=deitkit.open_run(teacher)
     )
-    settings["model"] = "deit_nano_distilled_patch4_16"
+    settings |= {"model": "deit_nano_distilled_patch4_16", "view_epochs": 3}
     assert final_state(deitkit.train(**settings).folder) == final_state(student)
 
 

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deitkit.augmentation.crop_resize import is_large, pixel_boxes
 from deitkit.augmentation.device_operations import apply_operations
-from deitkit.augmentation.render import pixel_boxes
 from deitkit.augmentation.views import Views
 
 Floats = NDArray[np.float64]
@@ -51,7 +51,8 @@ def render_on_device(
     levels = np.atleast_1d(np.asarray(fill, dtype=np.float32))
     fill_C1 = torch.from_numpy(levels).to(device)[:, None]
     resized_BCHW = torch.empty(num_images, num_channels, *size, dtype=torch.uint8, device=device)
-    columns_first_B = _columns_first(box_B4, (height, width), size)
+    is_apart = bool(is_large(np.array([[height, width]]))[0])
+    columns_first_B = _columns_first(box_B4, (height, width), size) & (not is_apart)
     at_once = max(1, _WEIGHTS_AT_ONCE // (height * size[0] + width * size[1]))
     for columns_first in (False, True):
         rows = np.flatnonzero(columns_first_B == columns_first)
@@ -65,6 +66,7 @@ def render_on_device(
                 size,
                 fill_C1,
                 columns_first=columns_first,
+                is_apart=is_apart,
             )
     return apply_operations(resized_BCHW, views.ops_BL, views.params_BL, op_fill=op_fill)
 
@@ -100,12 +102,15 @@ def _resize(
     fill_C1: Tensor,
     *,
     columns_first: bool,
+    is_apart: bool,
 ) -> Tensor:
-    """Resize boxes to `size`, mirrored where `flip` says: uint8 [n, C, h, w]."""
+    """Resize boxes to `size`, mirrored where `flip` says: uint8 [n, C, h, w]. `is_apart` boxes
+    are filtered as if nothing were around them."""
     height, width = images_nHWC.shape[1:3]
     top_n, left_n, bottom_n, right_n = box_n4.T
-    down = _weights(top_n, bottom_n, height, size[0], images_nHWC.device)
-    along = _weights(left_n, right_n, width, size[1], images_nHWC.device, flip_n)
+    device = images_nHWC.device
+    down = _weights(top_n, bottom_n, height, size[0], device, is_apart=is_apart)
+    along = _weights(left_n, right_n, width, size[1], device, flip_n, is_apart=is_apart)
     levels_nHCW = images_nHWC.transpose(2, 3).float()
     # Autocast would round levels and weights to eight bits.
     with torch.autocast(images_nHWC.device.type, enabled=False):
@@ -146,12 +151,14 @@ def _weights(
     num_output: int,
     device: torch.device,
     flip_n: NDArray[np.bool_] | None = None,
+    *,
+    is_apart: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Weights of the source pixels in each output pixel, [n, O, I], and of the fill, [n, O] if any.
 
     The kernel is widened where the image shrinks, which is antialiasing, and cut off and scaled to
     a sum of one where it reaches beyond the image, or beyond the whole pixels of fill that a box
-    sticking out of it needs.
+    sticking out of it needs, or, `is_apart`, beyond the box.
     """
     scale_n1 = ((high_n - low_n) / num_output)[:, None]
     centre_nO = low_n[:, None] + (np.arange(num_output) + 0.5) * scale_n1
@@ -170,7 +177,8 @@ def _weights(
     pixel_I = torch.arange(-margin, num_source + margin, device=device)
     distance_nOI = (pixel_I - put(whole_nO, np.int64)).float() - put(part_nO, np.float32)
     weights_nOI = _bicubic(distance_nOI.abs_() / put(stretch_n1, np.float32))
-    weights_nOI *= (pixel_I >= put(-before_n, np.int64)) & (pixel_I < put(end_n, np.int64))
+    first_n, end_n = (low_n, high_n) if is_apart else (-before_n, end_n)
+    weights_nOI *= (pixel_I >= put(first_n, np.int64)) & (pixel_I < put(end_n, np.int64))
     weights_nOI /= weights_nOI.sum(dim=2, keepdim=True)
     inside_nOI = weights_nOI[:, :, margin : margin + num_source]
     if margin == 0:

@@ -37,7 +37,7 @@ from finetune import declare_torchvision_ops
 from PIL import Image
 
 from deitkit.augmentation import ViewPolicy
-from deitkit.augmentation.erasing import erase_images
+from deitkit.augmentation.erasing import erase_images_
 from deitkit.data import ImageSet, open_split
 from deitkit.data.image_cache import open_image_cache
 from deitkit.data.view_sources import CachedSources, ScaledSources, ViewSources
@@ -157,7 +157,7 @@ def deitkit_pipeline(images: ImageSet, sources: ViewSources, side: int) -> Calla
             batch = steps[step]
             assert batch.images_BCHW is not None
             shown = batch.images_BCHW.float().div_(255)
-            shown = erase_images(shown, batch.views, fill="pixel", mean=MEAN, std=STD)
+            shown = erase_images_(shown, batch.views, fill="pixel", mean=MEAN, std=STD)
             shown.sub_(mean_C11).div_(std_C11)
 
     return run

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from deitkit.augmentation import ViewPolicy, Views, draw_views, draws
+from deitkit.augmentation import ViewPolicy, Views, draw_views, draws, erasing
 from deitkit.augmentation.draws import hash_key
-from deitkit.augmentation.erasing import FILLS, _normal_quantiles, _stream_words, erase_images
+from deitkit.augmentation.erasing import FILLS, _normal_quantiles, _stream_words, erase_images_
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -49,7 +49,7 @@ def drawn_views(num: int, chance: float = 0.5) -> Views:
 
 
 def erase(images: torch.Tensor, views: Views, fill: str = "pixel", mean=MEAN, std=STD):
-    return erase_images(images, views, fill=fill, mean=mean, std=std)
+    return erase_images_(images.clone(), views, fill=fill, mean=mean, std=std)
 
 
 def some_images(num: int, height: int = 32, width: int = 32, channels: int = 3) -> torch.Tensor:
@@ -211,13 +211,14 @@ def test_every_image_and_epoch_has_its_own_noise():
     assert not np.isin(one.erase_key_B, other.erase_key_B).any()
 
 
-def test_without_a_box_the_images_are_returned_and_the_input_is_never_changed():
+def test_boxes_are_erased_in_place_and_what_has_none_stays():
     images = some_images(2)
     before = images.clone()
-    assert erase(images, views_of([NONE, NONE])) is images
-    # At a size where the box rounds to nothing, too.
-    assert erase(images, views_of([(0.5, 0.5, 0.501, 0.9)] * 2)) is images
-    assert erase(images, views_of([WHOLE, WHOLE])) is not images
+    for boxes in ([NONE, NONE], [(0.5, 0.5, 0.501, 0.9)] * 2):  # that one rounds to nothing
+        assert erase_images_(images, views_of(boxes), fill="pixel", mean=MEAN, std=STD) is images
+        assert torch.equal(images, before)
+    erase_images_(images, views_of([NONE, QUARTER]), fill="constant", mean=MEAN, std=STD)
+    before[1, :, 8:24, 16:32] = 0
     assert torch.equal(images, before)
 
 
@@ -234,6 +235,18 @@ def test_any_number_of_channels_and_odd_shapes():
         images = some_images(2, *size, channels)
         erased = erase(images, views_of([QUARTER, WHOLE]), mean=[0.5], std=[0.25])
         assert (erased[1] != images[1]).all() and (erased[0] != images[0]).any()
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_boxes_one_by_one_and_all_pixels_at_once_are_the_same_bits(fill, channels, monkeypatch):
+    """The way of an accelerator, here on the CPU."""
+    images, views = some_images(16, 20, 33, channels), drawn_views(16, 0.7)
+    mean, std = MEAN[:channels], STD[:channels]
+    one_by_one = erase(images, views, fill, mean, std)
+    monkeypatch.setattr(erasing, "_erase_boxes_", erasing._erase_pixels_)
+    assert torch.equal(erase(images, views, fill, mean, std), one_by_one)
+    assert not torch.equal(images, one_by_one)
 
 
 @pytest.mark.gpu

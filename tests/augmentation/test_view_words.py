@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deitkit.augmentation import ViewPolicy, Views, draw_views, epoch_order, render
-from deitkit.augmentation.erasing import erase_images
+from deitkit.augmentation.erasing import erase_images_
 from deitkit.augmentation.mixing import mix_images
 from deitkit.augmentation.view_words import (
     policy_digest,
@@ -74,7 +74,7 @@ def shown(views: Views, **changed: Any) -> np.ndarray:
             op_fill=rules["op_fill"],
         )
     )
-    erased = erase_images(
+    erased = erase_images_(
         images.float() / 255,
         views,
         fill=rules["erasing_fill"],

@@ -106,7 +106,7 @@ def right_on_views(
     import torch
 
     from deitkit.augmentation import draw_views
-    from deitkit.augmentation.erasing import erase_images
+    from deitkit.augmentation.erasing import erase_images_
     from deitkit.evaluation.paired import share_of
 
     by_id = np.argsort(steps.sample_ids_N, kind="stable")
@@ -126,7 +126,7 @@ def right_on_views(
             aspect=steps.aspect,
         )
         rendered_BCHW = steps.rendered(indices_B, views, live.image_size).float().div_(255)
-        seen_BCHW = erase_images(rendered_BCHW, views, fill=erasing_fill, mean=mean, std=std)
+        seen_BCHW = erase_images_(rendered_BCHW, views, fill=erasing_fill, mean=mean, std=std)
         decisions_B = live(seen_BCHW.to(live.classifier.device)).argmax(dim=1).cpu()
         right.append((decisions_B == torch.from_numpy(steps.images.labels[indices_B])).numpy())
         progress(start + len(indices_B), len(chosen))

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.nn import functional as F
+from torch import Tensor
 
-from deitkit.augmentation.operations import split_channels
+from deitkit.augmentation.operations import join_channels, split_channels
 from deitkit.augmentation.views import Views
 
 Bytes = NDArray[np.uint8]
@@ -48,10 +48,10 @@ def is_large(sizes_B2: NDArray[np.integer]) -> NDArray[np.bool_]:
 
 def resize_box(
     image_HWC: Bytes, box_4: NDArray[np.float64], size: tuple[int, int], fill: int | Sequence[int]
-) -> list[Image.Image]:
-    """The box of one image at `size` (height, width), as a picture of `operations`."""
+) -> Bytes:
+    """The box of one image at `size` (height, width): uint8 [H, W, C]."""
     if min(image_HWC.shape[:2]) < WHOLE_PIXELS_FROM:
-        return _resize_between_pixels(image_HWC, box_4, size, fill)
+        return join_channels(_resize_between_pixels(image_HWC, box_4, size, fill))
     top, left, bottom, right = box_4.astype(int).tolist()
     height, width, num_channels = image_HWC.shape
     crop_HWC = image_HWC[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
@@ -62,19 +62,29 @@ def resize_box(
         canvas_HWC[above:, before:][: crop_HWC.shape[0], : crop_HWC.shape[1]] = crop_HWC
         crop_HWC = canvas_HWC
     if num_channels == 3:
-        return split_channels(_resize_bytes(crop_HWC, size))
+        return _resize_bytes(crop_HWC, size)
     bicubic = Image.Resampling.BICUBIC
-    return [plane.resize((size[1], size[0]), bicubic) for plane in split_channels(crop_HWC)]
+    return join_channels(
+        [plane.resize((size[1], size[0]), bicubic) for plane in split_channels(crop_HWC)]
+    )
 
 
 def _resize_bytes(crop_HWC: Bytes, size: tuple[int, int]) -> Bytes:
     if crop_HWC.shape[:2] == size:
         return crop_HWC
-    if not crop_HWC.flags.writeable:  # a view of a cache: torch warns of what it could write
-        crop_HWC = crop_HWC.copy()
-    crop_1CHW = torch.from_numpy(crop_HWC).permute(2, 0, 1)[None]
-    resized_1CHW = F.interpolate(crop_1CHW, size=size, mode="bicubic", antialias=True)
-    return resized_1CHW[0].permute(1, 2, 0).numpy()
+    # Channels last without gaps, into and out of the kernel: anything else it would copy first.
+    resized_HWC = torch.empty(*size, 3, dtype=torch.uint8)
+    torch.ops.aten._upsample_bicubic2d_aa.out(
+        _channels_first(torch.from_numpy(np.array(crop_HWC, order="C"))),
+        list(size),
+        align_corners=False,
+        out=_channels_first(resized_HWC),
+    )
+    return resized_HWC.numpy()
+
+
+def _channels_first(image_HWC: Tensor) -> Tensor:
+    return image_HWC.permute(2, 0, 1)[None]
 
 
 def _resize_between_pixels(

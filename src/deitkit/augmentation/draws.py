@@ -58,6 +58,11 @@ def hash_key(*key: Key, purpose: str) -> Words:
     return state
 
 
+def stream(key: Words, index: Words) -> Words:
+    """Number `index` of the stream of a key, each 64 bits; broadcast over both."""
+    return _mix(key + (index + np.uint64(1)) * _GAMMA)
+
+
 def uniform(*key: Key, purpose: str, num: int) -> Floats:
     """Draw `num` numbers for each key, uniform in [0, 1), whole multiples of 2^-53: [B, num]."""
     counters = np.arange(1, num + 1, dtype=np.uint64) * _GAMMA

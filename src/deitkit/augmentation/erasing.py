@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deitkit.augmentation.draws import stream
 from deitkit.augmentation.views import Views
 
 FILLS = ("pixel", "color", "mean", "constant")
@@ -25,7 +26,7 @@ FILLS = ("pixel", "color", "mean", "constant")
 _QUANTILE_BITS = 12
 
 
-def erase_images(
+def erase_images_(
     images_BCHW: Tensor,
     views: Views,
     *,
@@ -33,7 +34,7 @@ def erase_images(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
-    """Fill the views' boxes in floating-point images, 0 to 1; without a box they are returned.
+    """Fill the views' boxes in floating-point images, 0 to 1, in place; returns these images.
 
     `fill` is "pixel": normal noise with each channel's `mean` and `std`, so that it is standard
     normal once the model's normalisation has been applied; "color": the same, one colour for the
@@ -52,25 +53,61 @@ def erase_images(
     rows = np.flatnonzero((box_B4[:, 2] > box_B4[:, 0]) & (box_B4[:, 3] > box_B4[:, 1]))
     if len(rows) == 0:
         return images_BCHW
+    levels_2C = torch.tensor([list(mean), list(std)]).expand(2, num_channels)
+    erase_ = _erase_boxes_ if images_BCHW.device.type == "cpu" else _erase_pixels_
+    erase_(images_BCHW, rows, box_B4[rows], views.erase_key_B[rows], fill, levels_2C)
+    return images_BCHW
+
+
+def _erase_boxes_(
+    images_BCHW: Tensor,
+    rows: NDArray[np.intp],
+    box_n4: NDArray[np.int64],
+    keys_n: NDArray[np.uint64],
+    fill: str,
+    levels_2C: Tensor,
+) -> None:
+    """Box by box: fast where nothing is a kernel to launch."""
+    num_channels, height, width = images_BCHW.shape[1:]
+    mean_C11, std_C11 = levels_2C.numpy()[:, :, None, None]
+    channel_C11 = np.arange(num_channels, dtype=np.uint64)[:, None, None]
+    for row, (top, left, bottom, right), key in zip(rows, box_n4.tolist(), keys_n, strict=True):
+        values: NDArray[np.float32] = mean_C11 if fill == "mean" else np.zeros_like(mean_C11)
+        if fill in ("pixel", "color"):
+            index = channel_C11
+            if fill == "pixel":
+                row_H1 = np.arange(top, bottom, dtype=np.uint64)[:, None]
+                column_W = np.arange(left, right, dtype=np.uint64)
+                index = (channel_C11 * np.uint64(height) + row_H1) * np.uint64(width) + column_W
+            high_bits = stream(key, index) >> np.uint64(64 - _QUANTILE_BITS)
+            values = mean_C11 + std_C11 * _normal_quantiles()[high_bits.astype(np.int64)]
+        images_BCHW[row, :, top:bottom, left:right] = torch.from_numpy(values)
+
+
+def _erase_pixels_(
+    images_BCHW: Tensor,
+    rows: NDArray[np.intp],
+    box_n4: NDArray[np.int64],
+    keys_n: NDArray[np.uint64],
+    fill: str,
+    levels_2C: Tensor,
+) -> None:
+    """All pixels of all boxes at once: few kernels, whatever their number."""
+    num_channels, height, width = images_BCHW.shape[1:]
     device = images_BCHW.device
-    box_P, row_P, column_P = _pixels_of(box_B4[rows], device)
-    mean_C, std_C = (
-        torch.tensor(values, dtype=torch.float32, device=device).expand(num_channels)
-        for values in (mean, std)
-    )
+    box_P, row_P, column_P = _pixels_of(box_n4, device)
+    mean_C, std_C = levels_2C.to(device)
     channel_C = torch.arange(num_channels, device=device)
-    keys_n = torch.from_numpy(views.erase_key_B[rows].view(np.int64)).to(device)
+    key_n = torch.from_numpy(keys_n.view(np.int64)).to(device)
     if fill == "pixel":
         index_PC = (channel_C * height + row_P[:, None]) * width + column_P[:, None]
-        values_PC = mean_C + std_C * _normal(keys_n[box_P, None], index_PC)
+        values_PC = mean_C + std_C * _normal(key_n[box_P, None], index_PC)
     elif fill == "color":
-        values_PC = (mean_C + std_C * _normal(keys_n[:, None], channel_C))[box_P]
+        values_PC = (mean_C + std_C * _normal(key_n[:, None], channel_C))[box_P]
     else:
         values_PC = mean_C.expand(len(box_P), -1) if fill == "mean" else torch.zeros_like(mean_C)
     image_P = torch.from_numpy(rows).to(device)[box_P]
-    erased_BCHW = images_BCHW.clone()
-    erased_BCHW[image_P, :, row_P, column_P] = values_PC.to(images_BCHW.dtype)
-    return erased_BCHW
+    images_BCHW[image_P, :, row_P, column_P] = values_PC.to(images_BCHW.dtype)
 
 
 def _pixels_of(box_n4: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

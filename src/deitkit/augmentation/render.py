@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from PIL import Image
 
 from deitkit.augmentation.crop_resize import pixel_boxes, resize_box
 from deitkit.augmentation.operations import apply_operations, join_channels, split_channels
@@ -49,31 +48,30 @@ def render(
         is_whole = (offset_B2 % 1.0 == 0.0).all() and (box_B4[:, 2:] - offset_B2 == size).all()
         if is_whole:
             shifted_BCHW = _shift(images, offset_B2.astype(np.int64), views.flip_B, fill)
-            return _operate(shifted_BCHW, views, op_fill_C)
+            for index in np.flatnonzero(views.ops_BL.any(axis=1)).tolist():
+                changed_HWC = _operate(
+                    shifted_BCHW[index].transpose(1, 2, 0), views, index, op_fill_C
+                )
+                shifted_BCHW[index] = changed_HWC.transpose(2, 0, 1)
+            return shifted_BCHW
     rendered_BCHW = np.empty((len(images), num_channels, *size), dtype=np.uint8)
     for index, image in enumerate(images):
         assert image.dtype == np.uint8 and image.ndim == 3, "images are uint8 [H, W, C]"
-        picture = resize_box(image, box_B4[index], size, fill)
+        shown_HWC = resize_box(image, box_B4[index], size, fill)
         if views.flip_B[index]:
-            picture = [plane.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for plane in picture]
-        picture = apply_operations(
-            picture, views.ops_BL[index], views.params_BL[index], op_fill=op_fill_C
-        )
-        rendered_BCHW[index] = join_channels(picture).transpose(2, 0, 1)
+            shown_HWC = shown_HWC[:, ::-1]
+        if views.ops_BL[index].any():
+            shown_HWC = _operate(shown_HWC, views, index, op_fill_C)
+        rendered_BCHW[index] = shown_HWC.transpose(2, 0, 1)
     return rendered_BCHW
 
 
-def _operate(images_BCHW: Bytes, views: Views, op_fill_C: Sequence[int]) -> Bytes:
-    """Apply the views' operations in place, touching only images that have any."""
-    for index in np.flatnonzero(views.ops_BL.any(axis=1)):
-        picture = apply_operations(
-            split_channels(images_BCHW[index].transpose(1, 2, 0)),
-            views.ops_BL[index],
-            views.params_BL[index],
-            op_fill=op_fill_C,
-        )
-        images_BCHW[index] = join_channels(picture).transpose(2, 0, 1)
-    return images_BCHW
+def _operate(image_HWC: Bytes, views: Views, index: int, op_fill_C: Sequence[int]) -> Bytes:
+    """The image after the operations of one view."""
+    picture = apply_operations(
+        split_channels(image_HWC), views.ops_BL[index], views.params_BL[index], op_fill=op_fill_C
+    )
+    return join_channels(picture)
 
 
 def _shift(

@@ -46,7 +46,7 @@ def view_words(
 ) -> Words:
     """Return the word of each mixed view, as a teacher of `teacher_size` (height, width) sees it.
 
-    The other arguments are those of `render` and `erase_images`, each folded in only where a view
+    The other arguments are those of `render` and `erase_images_`, each folded in only where a view
     depends on it, so that another normalisation of the student leaves unerased views alone.
     `decoding` is what turns content into source pixels, as JSON (channels, background). The
     position in the batch counts only through the partner i ^ 1: any split into whole pairs gives

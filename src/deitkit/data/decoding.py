@@ -29,6 +29,7 @@ from PIL import (
 from deitkit.data.containers import ends_early, foreign_format, image_format
 from deitkit.data.faults import DecodeFault
 from deitkit.data.pixels import is_grey, orientation_of, pixels_of, upright
+from deitkit.data.quick_jpeg import rgb_of_jpeg
 from deitkit.data.reduction import decoding_scale
 from deitkit.errors import ConfigError, DataError
 
@@ -99,10 +100,14 @@ def decode_with_facts(
     try:
         image = _reader_of(file_format)(BytesIO(encoded))
         _check_size(image, policy)
+        whole = image.size
         if least is not None and file_format == "JPEG":
             _decode_scaled(image, least)
-        image.load()
-        pixels_HWC = _finished(image, policy)
+        is_whole_jpeg = file_format == "JPEG" and image.size == whole
+        pixels_HWC = _quickly(image, encoded, policy) if is_whole_jpeg else None
+        if pixels_HWC is None:
+            image.load()
+            pixels_HWC = _finished(image, policy)
         return Decoded(pixels_HWC, file_format, _is_animated(image, file_format), is_grey(image))
     except DecodeFault:
         raise
@@ -224,6 +229,15 @@ def _decode_scaled(image: Image.Image, least: tuple[int, int]) -> None:
     scale = decoding_scale((height, width), least[::-1] if turned else least)
     if scale > 1:
         image.draft(image.mode, (width // scale, height // scale))
+
+
+def _quickly(image: Image.Image, encoded: bytes, policy: DecodePolicy) -> np.ndarray | None:
+    """The pixels of a colour JPEG that is wanted in colour; None where Pillow has to decode it."""
+    is_colour = image.mode == "RGB" and policy.channels == 3
+    rgb_HWC = rgb_of_jpeg(encoded) if is_colour else None
+    if rgb_HWC is None:
+        return None
+    return np.ascontiguousarray(upright(rgb_HWC, orientation_of(image)))
 
 
 def _finished(image: Image.Image, policy: DecodePolicy) -> np.ndarray:

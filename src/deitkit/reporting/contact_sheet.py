@@ -159,13 +159,13 @@ def show_views(
     """
     import torch
 
-    from deitkit.augmentation.erasing import erase_images
+    from deitkit.augmentation.erasing import erase_images_
     from deitkit.augmentation.mixing import mix_images
 
     op_fill = [round(255 * level) for level in mean]
     rendered_BCHW = torch.from_numpy(render(images, views, size, op_fill=op_fill))
     shown_BCHW = rendered_BCHW.float() / 255
-    shown_BCHW = erase_images(shown_BCHW, views, fill=erasing_fill, mean=mean, std=std)
+    shown_BCHW = erase_images_(shown_BCHW, views, fill=erasing_fill, mean=mean, std=std)
     shown_BCHW = mix_images(shown_BCHW, views)
     levels_BCHW = (shown_BCHW * 255).round().clamp(0, 255).to(torch.uint8)
     return levels_BCHW.permute(0, 2, 3, 1).contiguous().numpy()

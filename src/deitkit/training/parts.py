@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deitkit.augmentation.device_render import render_on_device
-from deitkit.augmentation.erasing import erase_images
+from deitkit.augmentation.erasing import erase_images_
 from deitkit.augmentation.mixing import mix_images, mix_targets
 from deitkit.augmentation.views import Views
 from deitkit.flow import Batch
@@ -122,7 +122,7 @@ class TrainParts:
             sources_BHWC = share.sources_BHWC.to(self.device, non_blocking=True)
             images_BCHW = render_on_device(sources_BHWC, share.views, size, op_fill=self.op_fill)
         images_BCHW = images_BCHW.to(self.device, non_blocking=True).float().div_(255)
-        images_BCHW = erase_images(
+        images_BCHW = erase_images_(
             images_BCHW, share.views, fill=self.erasing_fill, mean=self.mean, std=self.std
         )
         return mix_images(images_BCHW, share.views)
@@ -136,7 +136,7 @@ class TrainParts:
         """Subtract the mean and divide by the deviation of each channel."""
         mean_C11 = torch.tensor(self.mean, device=self.device).view(-1, 1, 1)
         std_C11 = torch.tensor(self.std, device=self.device).view(-1, 1, 1)
-        return (images_BCHW - mean_C11) / std_C11
+        return (images_BCHW - mean_C11).div_(std_C11)
 
     def noise(self, step: int, share: Batch) -> ModelNoise:
         """The key of the model's own chance in this step, for these images of its batch."""

@@ -131,7 +131,7 @@ def open_image_cache(
             lock.release()
             raise
         finally:
-            # Loader workers map the files themselves.
+            # Loader workers open the files themselves.
             stored.close()
         return ImageCache(reduced, stored, writable=writable), lock
     except OSError as error:

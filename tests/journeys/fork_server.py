@@ -97,6 +97,10 @@ def serve() -> None:
         "torchinfo",
     ):
         importlib.import_module(name)
+    from deitkit.cli.main import VERBS, verb_function
+
+    for verb in VERBS:
+        verb_function(verb)
     answer({"ready": True})
     for line in sys.stdin:
         request = json.loads(line)

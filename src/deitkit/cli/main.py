@@ -9,16 +9,17 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
-
-from cyclopts import App, CycloptsError, Group
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import deitkit
+from deitkit.cli.plain_call import plain_arguments
 from deitkit.cli.tokens import normalise
-from deitkit.errors import DeitkitError
+from deitkit.errors import ConfigError, DeitkitError
 
-EVERYDAY = Group("Everyday", sort_key=0)
-MORE = Group("More", sort_key=1)
+if TYPE_CHECKING:
+    from cyclopts import App
+
+EVERYDAY, MORE = "Everyday", "More"
 
 VERBS = {
     "train": ("train:train", EVERYDAY),
@@ -57,6 +58,9 @@ def verb_function(name: str) -> Callable[..., Any]:
 
 def build_app() -> App:
     """The parser with all verbs."""
+    from cyclopts import App, Group
+
+    groups = {name: Group(name, sort_key=place) for place, name in enumerate((EVERYDAY, MORE))}
     app = App(
         name="deitkit",
         help=(
@@ -68,7 +72,7 @@ def build_app() -> App:
         help_format="plaintext",
     )
     for place, (name, (home, group)) in enumerate(VERBS.items()):
-        app.command(f"deitkit.cli.{home}", name=name, group=group, sort_key=place)
+        app.command(f"deitkit.cli.{home}", name=name, group=groups[group], sort_key=place)
     return app
 
 
@@ -81,17 +85,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A terminal that cannot show a name shows its escape; it does not end the run.
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    code = _ended(tokens, debug)
+    if argv is None and tokens[:1] == ["predict"]:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process. Taking down what it loaded takes a tenth as long as the answer did; what
+    was to be written is, and nobody waits for it."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _ended(tokens: list[str], debug: bool) -> int:
+    """The exit code of the command, whose error has been told."""
     try:
-        code = build_app()(
-            _normalised(tokens),
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_value",
-        )
+        code = _call(_normalised(tokens))
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except CycloptsError as error:
-        return _fail(f"[USAGE] deitkit: {error}", "deitkit --help shows the verbs", 2, debug)
     except DeitkitError as error:
         return _fail(str(error), "", error.exit_code, debug)
     except KeyboardInterrupt:
@@ -111,6 +125,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             1,
             debug,
         )
+
+
+def _call(tokens: list[str]) -> Any:
+    """Do what is asked. Raises ConfigError USAGE, and what the verb does."""
+    if tokens and tokens[0] in VERBS:
+        function = verb_function(tokens[0])
+        plain = plain_arguments(inspect.signature(function), tokens[1:])
+        if plain is not None:
+            return function(*plain[0], **plain[1])
+    from cyclopts import CycloptsError
+
+    try:
+        return build_app()(
+            tokens, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        do = "deitkit --help shows the verbs"
+        raise ConfigError("USAGE", "deitkit", str(error), do) from error
 
 
 def _normalised(tokens: list[str]) -> list[str]:

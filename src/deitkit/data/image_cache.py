@@ -232,7 +232,7 @@ def _take_over(stored: StoredImages, identity: CacheIdentity, tell: Tell) -> Non
     num_kept, folder, layout = best
     num_taken = 0
     try:
-        lock = SharedLock(folder)
+        lock = SharedLock(folder, counts=False)
     except FileNotFoundError:
         return
     try:

@@ -95,6 +95,9 @@ def serve() -> None:
         "deitkit.models",
         "torch._dynamo",
         "torchinfo",
+        "cyclopts",
+        "deitkit.reporting.console",
+        "deitkit.data.dataset",
     ):
         importlib.import_module(name)
     from deitkit.cli.main import VERBS, verb_function

@@ -9,7 +9,6 @@ Names are loaded when they are first used: importing the package costs nothing.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 _HOMES = {
@@ -30,10 +29,13 @@ _HOMES = {
     "DeitkitError": "deitkit.errors",
 }
 __all__ = [*_HOMES, "__version__"]
-__version__ = version("deitkit")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("deitkit")
     if name not in _HOMES:
         raise AttributeError(f"module 'deitkit' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

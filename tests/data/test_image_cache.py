@@ -139,6 +139,51 @@ def test_k16_a_cache_that_goes_while_it_is_used_costs_time_alone(toys, tmp_path,
         np.testing.assert_array_equal(image, other)
 
 
+@pytest.mark.parametrize("file", ["checks.bin", "pixels.bin"])
+def test_k16_a_disk_that_fails_to_read_costs_time_alone(toys, tmp_path, monkeypatch, decoded, file):
+    """EIO at every reading: each image is decoded again, none is lost, and the number is told."""
+    images, cache, _ = open_toys(toys, tmp_path / "root")
+    expected = all_images(images, cache)
+    decoded.clear()
+    real = os.pread
+
+    def failing(descriptor: int, num_bytes: int, position: int) -> bytes:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == file:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, num_bytes, position)
+
+    monkeypatch.setattr(os, "pread", failing)
+    for image, other in zip(expected, all_images(images, cache), strict=True):
+        np.testing.assert_array_equal(image, other)
+    assert cache.num_remade == sum(decoded.values()) == 12
+
+
+def test_k16_a_file_that_is_cut_while_it_is_read_kills_nobody(toys, tmp_path):
+    """In a process of its own, which a mapped file would end by SIGBUS: cut at every length while
+    it reads again and again."""
+    _images, cache, _ = open_toys(toys, tmp_path / "root")
+    path = cache.stored.folder / "pixels.bin"
+    whole = path.read_bytes()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            for _ in range(200):
+                for place in range(12):
+                    cache.stored.read(place)
+            code = 0
+        finally:
+            os._exit(code)
+    ended = 0
+    while ended == 0:
+        for length in (0, 4_096, 9_000, len(whole)):
+            os.truncate(path, length)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    assert os.waitstatus_to_exitcode(status) == 0
+    path.write_bytes(whole)
+    assert cache.stored.read(0) is not None
+
+
 def test_k02_header_and_index_are_written_again(toys, tmp_path):
     open_toys(toys, tmp_path / "root")
     whole = files_of(tmp_path / "root")

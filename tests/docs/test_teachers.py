@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deitkit.api.teaching import AUTO_EPOCHS_SHARE, AUTO_SHARE
-from deitkit.cli.main import VERBS
+from deitkit.cli.main import verb_function
 from deitkit.config import build_config
 from deitkit.teachers.cache_records import RecordFormat
 from deitkit.training.teacher_choices import (
@@ -41,7 +41,7 @@ def test_a_command_is_understood(line):
     """Its verb is there, and every name=value is an option of it or a setting."""
     program, verb, *words = shlex.split(line, comments=True)
     assert program == "deitkit"
-    options = inspect.signature(VERBS[verb][0]).parameters
+    options = inspect.signature(verb_function(verb)).parameters
     pairs = dict(word.split("=", 1) for word in words if "=" in word)
     if verb in ("train", "teach"):
         assert len(pairs) == len(words)

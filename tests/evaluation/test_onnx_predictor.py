@@ -13,6 +13,7 @@ import torch
 
 from deitkit.artifacts.bundle import load_bundle, save_bundle
 from deitkit.errors import ConfigError, DataError, ModelFileError
+from deitkit.evaluation import onnx_predictor
 from deitkit.evaluation.metrics import softmax
 from deitkit.evaluation.onnx_predictor import OnnxPredictor
 from deitkit.evaluation.predictor import Predictor
@@ -35,12 +36,21 @@ def path(tmp_path) -> Path:
     return tmp_path / "model.onnx"
 
 
+def opened(path: Path, way: str) -> OnnxPredictor:
+    if way == "together":
+        return OnnxPredictor(path)
+    if way == "quick":
+        return OnnxPredictor.for_pictures(path, 1)
+    return OnnxPredictor(path, num_threads=1, num_runs=3)
+
+
+@pytest.mark.parametrize("way", ["together", "quick", "a core each"])
 @pytest.mark.parametrize("num", [0, 1, 2, 7, 33])
-def test_pictures_of_many_sizes_keep_their_order(path, num):
+def test_pictures_of_many_sizes_keep_their_order(path, num, way):
     """X03: whatever is grouped into a batch, each picture gets the answer that it gets alone."""
     sizes = [(20, 24), (20, 24), (9, 40), (33, 16)]
     shown = [pictures(1, *sizes[k % 4], 3, seed=k)[0] for k in range(num)]
-    predictor = OnnxPredictor(path)
+    predictor = opened(path, way)
     got = predictor.probabilities(shown)
     assert got.shape == (num, 3)
     if num:
@@ -53,6 +63,29 @@ def test_pictures_of_many_sizes_keep_their_order(path, num):
     assert [one.source for one, _ in said] == [str(k) for k in range(num)]
     assert [one.class_name for one, _ in said] == [NAMES[k] for k in got.argmax(axis=1)]
     assert [one.abstains for one, _ in said] == [row.max() < 0.5 for row in got]
+
+
+def test_how_many_pictures_decide_how_they_are_computed(path, monkeypatch):
+    monkeypatch.setattr(onnx_predictor, "usable_cores", lambda: 5)
+    found = [OnnxPredictor.for_pictures(path, num).num_runs for num in (1, 2, 1000)]
+    assert found == [1, 5, 5]
+
+
+@pytest.mark.parametrize("way", ["quick", "a core each"])
+def test_an_answer_that_is_no_number_is_refused_when_it_is_given(path, monkeypatch, way):
+    """M06, where the file was not asked when it was opened, or answers so to one picture only."""
+    predictor = opened(path, way)
+    real = predictor._run
+
+    def spoilt(output: str, images_NHWC: np.ndarray) -> np.ndarray:
+        found_NK = real(output, images_NHWC)
+        return np.where(images_NHWC.max() == 0, np.nan, found_NK)
+
+    monkeypatch.setattr(predictor, "_run", spoilt)
+    assert next(predictor.predict(iter([("noise", noise(8, 8, 3))])))[0].source == "noise"
+    with pytest.raises(ModelFileError, match="NOT_FINITE") as caught:
+        next(predictor.predict(iter([("black", np.zeros((8, 8, 3), np.uint8))])))
+    assert caught.value.exit_code == 5
 
 
 def test_evaluation_is_arithmetic(path):

@@ -121,11 +121,27 @@ def test_int8_is_a_quarter_and_says_nearly_the_same(bundle):
         if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1
     ]
     assert not [name for name in kept if "weight" in name], kept
-    weights = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.UINT8]
+    small_types = onnx.TensorProto.INT8, onnx.TensorProto.UINT8
+    weights = [t for t in model.graph.initializer if t.data_type in small_types]
     assert sum(len(t.raw_data) for t in weights) > 0.9 * sum(
         tensor.numel() for tensor in bundle.state_dict.values() if tensor.ndim in (2, 4)
     )
     assert read_metadata(metadata_of(small), "x")["precision"] == "int8"
+
+
+def test_int8_products_fit_on_every_cpu(bundle):
+    """Without VNNI two products of a byte, up to 255, and a weight are added in 16 bits."""
+    model = onnx.load_from_string(quantised_bytes(onnx_bytes(bundle, subject="x")))
+    weights = {
+        tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer
+    }
+    products = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
+    assert products
+    for node in products:
+        weight_IO = weights[node.input[1]]
+        assert weight_IO.dtype == np.int8 and not weights[node.input[3]].any()
+        assert 255 * 2 * np.abs(weight_IO.astype(np.int32)).max() < 2**15
+        assert np.abs(weight_IO).max(axis=0).min() >= 63, "each column uses its whole range"
 
 
 def test_kernels_as_bytes_by_hand():

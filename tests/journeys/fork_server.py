@@ -95,8 +95,15 @@ def serve() -> None:
         "deitkit.models",
         "torch._dynamo",
         "torchinfo",
+        "cyclopts",
+        "deitkit.reporting.console",
+        "deitkit.data.dataset",
     ):
         importlib.import_module(name)
+    from deitkit.cli.main import VERBS, verb_function
+
+    for verb in VERBS:
+        verb_function(verb)
     answer({"ready": True})
     for line in sys.stdin:
         request = json.loads(line)

@@ -42,10 +42,10 @@ def test_list_verify_prune(commands, home, tmp_path):
     dry = run("prune", "unused_days=0", "--dry-run")
     assert dry.code == 0 and dry.out.count("would remove") == 2
     assert all(folder.is_dir() for folder in folders.values())
-    assert run("prune", "teacher=resnet56", "unused_days=30").out == "0 teacher caches, 0.0 MB\n"
+    assert run("prune", "teacher=resnet56", "unused_days=30").out == "0 caches, 0.0 MB\n"
     pruned = run("prune", str(tmp_path / "home" / "deitkit" / "teachers"), "teacher=resnet56")
     assert pruned.code == 0 and pruned.out.count("removed ") == 2
-    assert run("list").out == "0 teacher caches, 0.0 MB\n"
+    assert run("list").out == "0 caches, 0.0 MB\n"
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_what_cannot_be_meant(commands, tmp_path, words, said):
 def test_a_user_without_caches(commands, tmp_path):
     """Nothing was stored yet: that is no error."""
     ended = commands("cache", "list", folder=tmp_path, environment={"XDG_CACHE_HOME": "none"})
-    assert (ended.code, ended.out) == (0, "0 teacher caches, 0.0 MB\n")
+    assert (ended.code, ended.out) == (0, "0 caches, 0.0 MB\n")

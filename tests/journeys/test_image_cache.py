@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.journeys.commands import Commands, installed
+from deitkit.runtime.shared_folder import SharedLock
+from tests.journeys.commands import Commands, Ended, installed
 from tests.journeys.conftest import TINY, make_folder
 from tests.journeys.final_state import files_of, final_state
 
@@ -127,3 +128,37 @@ def test_k10_a_disk_that_cannot_hold_it_is_an_error_that_says_what_to_do(command
     )
     assert ended.code == 6 and len(ended.errors) == 1
     assert "[EFBIG]" in ended.errors[0] and "data.image_cache=off" in ended.errors[0]
+
+
+def test_caches_are_listed_verified_and_pruned(commands, large, tmp_path):
+    """As typed, in the user's own folder: what a training kept, damage found, a run protected."""
+    home = {"XDG_CACHE_HOME": str(tmp_path / "home")}
+
+    def run(*words: str) -> Ended:
+        return commands("cache", *words, folder=tmp_path, environment=home)
+
+    ended = commands(
+        *("train", f"data={large}", f"out={tmp_path / 'run'}", *LARGE, "data.image_cache=disk"),
+        folder=tmp_path,
+        environment=home,
+    )
+    assert ended.code == 0, ended.err
+    listed = installed("cache", "list", "--json", folder=tmp_path, environment=home)
+    (cache,) = listed.json
+    assert (cache["kind"], cache["source"], cache["side"]) == ("images", str(large), 20)
+    said = run("list")
+    assert f"{cache['num_images']} decoded images, reduced to 20, of {large}" in said.out
+    assert said.out.endswith(f"1 caches, {cache['num_bytes'] / 1e6:,.1f} MB\n")
+    assert run("verify").code == 0
+    pixels = Path(cache["folder"]) / "pixels.bin"
+    content = bytearray(pixels.read_bytes())
+    content[0] ^= 1
+    pixels.write_bytes(content)
+    verified = run("verify")
+    assert verified.code == 4 and " 1 damaged" in verified.out
+    lock = SharedLock(pixels.parent)
+    kept = run("prune", "unused_days=0")
+    assert kept.code == 0 and "in use, kept: " in kept.out and pixels.exists()
+    lock.release()
+    assert run("prune", "max_gb=0", "--dry-run").out.startswith("would remove ")
+    assert run("prune", "max_gb=0").out.startswith("removed ") and not pixels.exists()

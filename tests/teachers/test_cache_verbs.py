@@ -41,9 +41,9 @@ def test_list_tells_whose_and_how_large(tmp_path, three):
     found = list_caches(tmp_path)
     assert [cache.folder for cache in found] == [three["half"], three["resnet"], three["regnet"]]
     half, resnet, regnet = found
-    assert (half.teacher, half.num_images, half.num_view_epochs) == ("resnet56", 12, 3)
-    assert (resnet.num_images, resnet.num_classes, resnet.dtype) == (24, 5, "float16")
-    assert (regnet.teacher, regnet.dtype, regnet.in_use) == ("regnet", "float32", False)
+    assert (half.teacher, half.num_images, half.facts["num_view_epochs"]) == ("resnet56", 12, 3)
+    assert (resnet.num_images, resnet.facts["num_classes"]) == (24, 5)
+    assert (regnet.teacher, regnet.facts["dtype"], regnet.in_use) == ("regnet", "float32", False)
     least = sum(len(data) for data in bytes_of(three["regnet"]).values())
     assert least <= regnet.num_bytes <= least + 7 * 4096
     with opened(tmp_path):
@@ -71,8 +71,11 @@ def test_verify_finds_the_damage_and_changes_nothing(tmp_path, three):
     resnet, regnet, half = (checks[three[name]] for name in ("resnet", "regnet", "half"))
     assert (resnet.num_bad, resnet.problems, resnet.is_whole) == (2, (), False)
     assert (regnet.num_bad, regnet.problems) == (0, ("sample_ids.bin is damaged",))
-    assert (half.files[0].num_good, half.files[0].num_empty) == (5, 7)
-    assert not half.files[0].has_full_length and not half.is_whole
+    assert (half.files["epoch-00000.bin"].num_good, half.files["epoch-00000.bin"].num_empty) == (
+        5,
+        7,
+    )
+    assert not half.files["epoch-00000.bin"].has_full_length and not half.is_whole
     assert {name: bytes_of(folder) for name, folder in three.items()} == before
 
 
@@ -150,7 +153,7 @@ def test_the_verb_in_words_and_in_json(tmp_path, three, capsys):
     assert cache_verb("list", root) == 0
     said = capsys.readouterr().out
     assert "resnet56: 3 view epochs of 24 images, 5 classes, float16" in said
-    assert said.splitlines()[-1].startswith("3 teacher caches, ")
+    assert said.splitlines()[-1].startswith("3 caches, ")
     assert cache_verb("list", root, json=True) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [cache["num_images"] for cache in listed] == [12, 24, 24]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deitkit.api.freeze import Progress, no_progress
-from deitkit.api.run import Run, find_onnx, open_run
+from deitkit.api.run import Run, open_run
 from deitkit.data import list_images
 from deitkit.errors import DataError, ModelFileError
+from deitkit.evaluation.opening import find_onnx
 
 if TYPE_CHECKING:
     import numpy as np

@@ -126,7 +126,8 @@ def freeze(
     The image cache is filled before the steps are timed. `teacher_image_s` are the seconds in
     which the teacher sees one image.
     """
-    from deitkit.runtime.device import free_memory_bytes, usable_cpus
+    from deitkit.runtime.device import free_memory_bytes
+    from deitkit.runtime.processors import usable_cpus
     from deitkit.training.assemble import assemble
     from deitkit.training.resolve import budget_s, resolve_from_clock, resolve_from_data
     from deitkit.training.resolve_teacher import settle_teacher_cache

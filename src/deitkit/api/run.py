@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +13,17 @@ from deitkit.api.fit import fit
 from deitkit.api.freeze import Progress, no_progress, scan
 from deitkit.api.request import CONFIG_FILE, PYTHON_SEQUENCE, RESULT_FILE, read_request
 from deitkit.config import RunConfig, build_config, read_config_file
-from deitkit.data import (
-    DecodeFault,
-    DecodePolicy,
-    ImageSet,
-    decode_array,
-    list_images,
-    open_split,
+from deitkit.data import ImageSet, open_split
+from deitkit.errors import ConfigError, DataError
+from deitkit.evaluation.opening import (
+    existing_path,
+    find_onnx,
+    list_pictures,
+    open_predictor,
+    predict_all,
 )
-from deitkit.errors import ConfigError, DataError, DeitkitError
 from deitkit.flow import Prediction
 from deitkit.runtime.strict_json import load_json
-from deitkit.runtime.threads import calm_process
 from deitkit.training.events import Event
 
 if TYPE_CHECKING:
@@ -63,20 +61,7 @@ def open_run(folder: str | Path) -> Run:
     Raises:
         ConfigError: NO_RUN, the folder does not exist.
     """
-    path = Path(folder).expanduser()
-    if not path.exists():
-        raise ConfigError(
-            "NO_RUN", path, "does not exist", "name a run folder, as in `deitkit predict runs/x`"
-        )
-    return Run(path.resolve())
-
-
-def find_onnx(path: Path) -> Path | None:
-    """The exported file meant by `path`: itself, or the one in an export folder; else None."""
-    if path.is_file() and path.suffix == ".onnx":
-        return path
-    inside = path / "model.onnx"
-    return inside if inside.is_file() else None
+    return Run(existing_path(folder))
 
 
 class Run:
@@ -91,17 +76,13 @@ class Run:
     @cached_property
     def predictor(self) -> Predictor | OnnxPredictor:
         """The best bundle's model, loaded once, on the best device here; or the ONNX file."""
-        file = find_onnx(self.folder)
-        if file is not None:
-            from deitkit.evaluation.onnx_predictor import OnnxPredictor
+        return open_predictor(self.folder)
 
-            return OnnxPredictor(file)
-        calm_process()
-        from deitkit.artifacts.bundle import load_bundle
-        from deitkit.evaluation.predictor import Predictor
-        from deitkit.runtime.device import pick_device
-
-        return Predictor(load_bundle(self.folder), device=pick_device("auto"))
+    @cached_property
+    def _predictor_of_many(self) -> Predictor | OnnxPredictor:
+        """As `predictor`; an ONNX file is opened once more, for many pictures at a time."""
+        is_file = find_onnx(self.folder) is not None
+        return open_predictor(self.folder, num_pictures=2) if is_file else self.predictor
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -198,21 +179,11 @@ class Run:
 
         A picture that cannot be read is told to `on_bad` and left out; without it, it raises.
         """
-        found = _loaders(_as_list(pictures), self.predictor.decode_policy)
-
-        def loaded() -> Iterator[tuple[str, np.ndarray]]:
-            for done, (name, load) in enumerate(found):
-                try:
-                    picture = load()
-                except (DeitkitError, DecodeFault) as error:
-                    if on_bad is None:
-                        raise
-                    on_bad(name, error)
-                    continue
-                yield name, picture
-                progress("predicting", done + 1, len(found))
-
-        return self.predictor.predict(loaded(), embeddings=embeddings)
+        found = list_pictures(pictures)
+        predictor = self.predictor if len(found) == 1 else self._predictor_of_many
+        return predict_all(
+            predictor, found, embeddings=embeddings, on_bad=on_bad, progress=progress
+        )
 
     def export(self, to: str, out: str | Path | None = None, **settings: Any) -> Path:
         """Write the best weights as "onnx", or for another library, "timm" or "hf".
@@ -240,27 +211,3 @@ class Run:
                 "give data=photos/test",
             )
         return str(source)
-
-
-def _loaders(
-    pictures: Sequence[Any], policy: DecodePolicy
-) -> list[tuple[str, Callable[[], np.ndarray]]]:
-    """(name, loader) of each picture: paths are listed, what is in memory is taken as it is."""
-    if all(isinstance(picture, str | os.PathLike) for picture in pictures):
-        return list(list_images(pictures, decode=policy))
-    found: list[tuple[str, Callable[[], np.ndarray]]] = []
-    for position, picture in enumerate(pictures):
-        if isinstance(picture, str | os.PathLike):
-            found += list_images(picture, decode=policy)
-        else:
-            name = f"picture {position}"
-            found.append((name, partial(decode_array, picture, policy, subject=name)))
-    return found
-
-
-def _as_list(pictures: Any) -> list[Any]:
-    if isinstance(pictures, str | Path) or not isinstance(pictures, Iterable):
-        return [pictures]
-    if hasattr(pictures, "ndim"):
-        return [pictures]
-    return list(pictures)

@@ -11,6 +11,8 @@ import numpy as np
 
 from deitkit.data import printable
 from deitkit.errors import DataError, DeitkitError
+from deitkit.evaluation.opening import existing_path, list_pictures, open_predictor, predict_all
+from deitkit.reporting.late_bar import LateBar
 
 SHOWN_CLASSES = 3
 
@@ -34,22 +36,22 @@ def predict(run: str, *images: str, json: bool = False, embeddings: str | None =
     embeddings
         Also write the vectors before the head to this .npy file, a row a picture.
     """
-    from deitkit.api import open_run
-    from deitkit.reporting.console import TrainingConsole
-
     if not images:
         raise DataError("NO_IMAGES", "predict", "no picture is named", "add files or folders")
-    console = TrainingConsole()
+    path = existing_path(run)
+    found = list_pictures(images)
+    predictor = open_predictor(path, num_pictures=len(found))
+    names = predictor.class_names
+    bar = LateBar()
     bad: list[tuple[str, str]] = []
-    opened = open_run(run)
-    names = opened.class_names
     rows: list[dict[str, Any]] = []
     vectors: list[np.ndarray] = []
     try:
-        predictions = opened.predict_iter(
-            list(images),
+        predictions = predict_all(
+            predictor,
+            found,
             embeddings=embeddings is not None,
-            progress=console.progress,
+            progress=bar.progress,
             on_bad=lambda source, error: bad.append((source, _reason(error))),
         )
         for prediction, vector in predictions:
@@ -68,7 +70,7 @@ def predict(run: str, *images: str, json: bool = False, embeddings: str | None =
             if vector is not None:
                 vectors.append(vector)
     finally:
-        console.close()
+        bar.close()
     for source, reason in bad:
         print(f"deitkit: left out {printable(source)}: {printable(reason)}", file=sys.stderr)
     if json:

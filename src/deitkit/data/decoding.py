@@ -15,16 +15,7 @@ from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageFile
 
 from deitkit.data.containers import ends_early, foreign_format, image_format
 from deitkit.data.faults import DecodeFault
@@ -33,14 +24,15 @@ from deitkit.data.quick_jpeg import rgb_of_jpeg
 from deitkit.data.reduction import decoding_scale
 from deitkit.errors import ConfigError, DataError
 
-_READERS: dict[str, Callable[[BytesIO], Image.Image]] = {
-    "JPEG": JpegImagePlugin.jpeg_factory,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+_READERS = {
+    "JPEG": ("JpegImagePlugin", "jpeg_factory"),
+    "PNG": ("PngImagePlugin", "PngImageFile"),
+    "WEBP": ("WebPImagePlugin", "WebPImageFile"),
+    "GIF": ("GifImagePlugin", "GifImageFile"),
+    "BMP": ("BmpImagePlugin", "BmpImageFile"),
+    "TIFF": ("TiffImagePlugin", "TiffImageFile"),
 }
+"""Format -> module of Pillow and what reads it, loaded when there is such a picture."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,7 +177,11 @@ def _readable_format(encoded: bytes) -> str:
 
 def _reader_of(file_format: str) -> Callable[[BytesIO], Image.Image]:
     if file_format != "HEIF":
-        return _READERS[file_format]
+        module, name = _READERS[file_format]
+        found: Callable[[BytesIO], Image.Image] = getattr(
+            importlib.import_module(f"PIL.{module}"), name
+        )
+        return found
     try:
         heif: Any = importlib.import_module("pillow_heif")
     except ImportError:

@@ -131,7 +131,7 @@ def open_image_cache(
             lock.release()
             raise
         finally:
-            # Loader workers map the files themselves.
+            # Loader workers open the files themselves.
             stored.close()
         return ImageCache(reduced, stored, writable=writable), lock
     except OSError as error:
@@ -232,7 +232,7 @@ def _take_over(stored: StoredImages, identity: CacheIdentity, tell: Tell) -> Non
     num_kept, folder, layout = best
     num_taken = 0
     try:
-        lock = SharedLock(folder)
+        lock = SharedLock(folder, counts=False)
     except FileNotFoundError:
         return
     try:

@@ -1,10 +1,13 @@
-"""The pixels of an image cache, mapped into memory and shared by all who read them."""
+"""The pixels of an image cache, read by all who train from the one copy the system keeps.
+
+Read, not mapped into memory: of a mapped file a disk that fails, or one who cuts it, kills the
+process that looks, and what it has looked at counts as its own memory, more in each epoch.
+"""
 
 # Shapes: H height, W width, C channels.
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 from types import TracebackType
@@ -16,19 +19,24 @@ from deitkit.data.image_cache_folder import CHECKS_FILE, PIXELS_FILE
 from deitkit.data.image_cache_layout import WORD_BYTES, Layout, check_of, padded_words
 
 
-class _Mapped(NamedTuple):
-    descriptor: int
-    words: np.ndarray
-    num_bytes: int
+class _Opened(NamedTuple):
+    checks: int
+    pixels: int
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the file still has all its bytes: touching a page behind its end is fatal."""
-        return os.fstat(self.descriptor).st_size >= self.num_bytes
+
+class ImagesFound(NamedTuple):
+    """What the files of a cache hold."""
+
+    num_good: int
+    num_empty: int
+    """Never written."""
+    num_bad: int
+    """Damaged; each is decoded again when it is next needed."""
+    has_full_length: bool
 
 
 class StoredImages:
-    """The images of one folder. Can be sent to loader workers, which map the files themselves.
+    """The images of one folder. Can be sent to loader workers, which open the files themselves.
 
     OSError as it comes. What is written here another process sees at once.
     """
@@ -36,22 +44,22 @@ class StoredImages:
     def __init__(self, folder: Path, layout: Layout) -> None:
         self.folder = folder
         self.layout = layout
-        self._mapped: tuple[_Mapped, _Mapped] | None = None
+        self._files: _Opened | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_mapped": None}
+        return {**self.__dict__, "_files": None}
 
     def read(self, place: int) -> np.ndarray | None:
-        """uint8 [H, W, C] of an image; None where it is not there or damaged.
-
-        Do not write to it, and do not keep it longer than this object.
-        """
-        checks, pixels = self._opened()
-        if not (checks.is_whole and pixels.is_whole):
-            return None
+        """uint8 [H, W, C] of an image; None where it is not there or damaged."""
+        files = self._opened()
         start, end = self.layout.starts[place : place + 2].tolist()
-        words = pixels.words[start:end]
-        if check_of(words, self.layout.salt(place)) != int(checks.words[place]):
+        num_bytes = (end - start) * WORD_BYTES
+        check = os.pread(files.checks, WORD_BYTES, place * WORD_BYTES)
+        pixels = os.pread(files.pixels, num_bytes, start * WORD_BYTES)
+        if len(check) < WORD_BYTES or len(pixels) < num_bytes:
+            return None
+        words = np.frombuffer(pixels, "<u8")
+        if check_of(words, self.layout.salt(place)) != int.from_bytes(check, "little"):
             return None
         height, width, channels = self.layout.shape(place)
         flat = words.view(np.uint8)[: height * width * channels]
@@ -67,8 +75,25 @@ class StoredImages:
 
     def missing(self) -> np.ndarray:
         """int64, places that were never written, ascending."""
-        checks, _ = self._opened()
-        return np.flatnonzero(checks.words == 0) if checks.is_whole else np.arange(len(self.layout))
+        num = len(self.layout)
+        checks = os.pread(self._opened().checks, num * WORD_BYTES, 0)
+        # Where the file was cut nothing is known to be there.
+        whole = checks.ljust(num * WORD_BYTES, b"\0")
+        return np.flatnonzero(np.frombuffer(whole, "<u8") == 0)
+
+    def verify(self) -> ImagesFound:
+        """Every image read and its check compared; nothing is changed."""
+        lengths = len(self.layout) * WORD_BYTES, self.layout.num_bytes
+        found = [os.fstat(descriptor).st_size for descriptor in self._opened()]
+        empty = set(self.missing().tolist())
+        written = [place for place in range(len(self.layout)) if place not in empty]
+        num_good = sum(self.read(place) is not None for place in written)
+        return ImagesFound(
+            num_good=num_good,
+            num_empty=len(empty),
+            num_bad=len(written) - num_good,
+            has_full_length=found == list(lengths),
+        )
 
     def sync(self) -> None:
         """What was written outlasts a power cut."""
@@ -84,10 +109,10 @@ class StoredImages:
         return (self.folder / PIXELS_FILE).stat().st_blocks * 512
 
     def close(self) -> None:
-        if self._mapped is not None:
-            for mapped in self._mapped:
-                os.close(mapped.descriptor)
-            self._mapped = None
+        if self._files is not None:
+            for descriptor in self._files:
+                os.close(descriptor)
+            self._files = None
 
     def __enter__(self) -> StoredImages:
         return self
@@ -100,24 +125,15 @@ class StoredImages:
     ) -> None:
         self.close()
 
-    def _opened(self) -> tuple[_Mapped, _Mapped]:
-        if self._mapped is None:
-            lengths = len(self.layout) * WORD_BYTES, self.layout.num_bytes
-            checks = _map(self.folder / CHECKS_FILE, lengths[0])
-            self._mapped = checks, _map(self.folder / PIXELS_FILE, lengths[1])
-        return self._mapped
-
-
-def _map(path: Path, num_bytes: int) -> _Mapped:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        # A file that was cut since cannot be mapped in full; it is as if nothing were in it.
-        is_whole = os.fstat(descriptor).st_size >= num_bytes > 0
-        mapped = mmap.mmap(descriptor, num_bytes, prot=mmap.PROT_READ) if is_whole else b""
-        return _Mapped(descriptor, np.frombuffer(mapped, "<u8"), num_bytes)
-    except BaseException:
-        os.close(descriptor)
-        raise
+    def _opened(self) -> _Opened:
+        if self._files is None:
+            checks = os.open(self.folder / CHECKS_FILE, os.O_RDONLY)
+            try:
+                self._files = _Opened(checks, os.open(self.folder / PIXELS_FILE, os.O_RDONLY))
+            except BaseException:
+                os.close(checks)
+                raise
+        return self._files
 
 
 def _write(path: Path, data: memoryview, position: int) -> None:

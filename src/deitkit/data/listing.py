@@ -11,7 +11,7 @@ import numpy as np
 
 from deitkit.data.decoding import DecodePolicy, decode_with_facts
 from deitkit.data.display import printable
-from deitkit.data.shards import open_pictures
+from deitkit.data.shard_names import PARQUET, TAR
 from deitkit.data.stores import FileStore, RecordStore
 from deitkit.data.walking import walk_folders
 from deitkit.errors import ConfigError
@@ -61,11 +61,16 @@ def list_encoded(
 
 
 def _pictures_of(path: Path) -> RecordStore:
-    shards = open_pictures(path)
-    if shards is not None:
-        return shards.store
     root = os.fsencode(path)
-    if not path.is_dir():
+    is_folder = path.is_dir()
+    if is_folder or path.suffix.lower() in (TAR, PARQUET):
+        # One picture alone is answered sooner without what reads shards.
+        from deitkit.data.shards import open_pictures
+
+        shards = open_pictures(path)
+        if shards is not None:
+            return shards.store
+    if not is_folder:
         return FileStore(b"", [root])
     walk = walk_folders(root, [b""], boundary=root)
     return FileStore(root, walk.files[0])

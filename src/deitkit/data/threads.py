@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from deitkit.runtime.processors import usable_cpus
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CHUNK_ROWS = 16
@@ -17,12 +19,8 @@ _WAITING_CHUNKS = 2
 
 
 def num_decode_threads() -> int:
-    """Cores this process may use, at most 8: Pillow decodes without the interpreter lock."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # No affinity on macOS and Windows.
-        cores = os.cpu_count() or 1
-    return min(8, cores)
+    """Processors this process may use, at most 8: Pillow decodes without the interpreter lock."""
+    return min(8, usable_cpus())
 
 
 def map_rows(
@@ -56,4 +54,28 @@ def map_rows(
             yield from waiting.popleft().result()
     finally:
         stop.set()
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, num_threads: int
+) -> Generator[Result, None, None]:
+    """`function` of each item, in order, while the caller works on those before.
+
+    At most two for each thread are begun or wait: what they hold may be large. `items` are asked
+    for in the caller's own thread. When the caller stops, no further item is begun.
+    """
+    if num_threads <= 1:
+        yield from map(function, items)
+        return
+    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="ahead")
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(executor.submit(function, item))
+            if len(waiting) == 2 * num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
         executor.shutdown(wait=False, cancel_futures=True)

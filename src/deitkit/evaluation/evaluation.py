@@ -7,12 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from deitkit.evaluation.metrics import Metrics
-
 if TYPE_CHECKING:
+    import numpy as np
+
     from deitkit.evaluation.diagnostics import Diagnostics
+    from deitkit.evaluation.metrics import Metrics
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

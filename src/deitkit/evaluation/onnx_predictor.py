@@ -5,22 +5,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deitkit.data import DecodePolicy, ImageSet
+from deitkit.data.decoding import DecodePolicy
 from deitkit.data.preprocess import Preprocessing
+from deitkit.data.threads import map_ahead, num_decode_threads
 from deitkit.errors import ConfigError, DataError, ModelFileError
 from deitkit.evaluation.answers import answer, in_blocks_of
 from deitkit.evaluation.evaluation import NOBODY, Evaluation, OtherAnswers
-from deitkit.evaluation.metrics import summarise
 from deitkit.flow import Prediction
 from deitkit.runtime.onnx_file import read_onnx
 from deitkit.runtime.onnx_metadata import read_metadata
-from deitkit.runtime.onnx_session import first_line, open_session
+from deitkit.runtime.onnx_session import first_line, load_runtime, open_session
+from deitkit.runtime.processors import usable_cores
+
+if TYPE_CHECKING:
+    from deitkit.data import ImageSet
 
 BLOCK_SIZE = 16
 
@@ -34,10 +40,20 @@ class OnnxPredictor:
             that cannot be; CONFIG_LIES where file and metadata disagree; NOT_FINITE.
     """
 
-    def __init__(self, path: Path, *, num_threads: int = 0) -> None:
-        content, self.num_params = read_onnx(path)
+    def __init__(
+        self, path: Path, *, num_threads: int = 0, num_runs: int = 1, quick: bool = False
+    ) -> None:
+        """Pictures of one size are computed together, each operator on `num_threads`, 0 for all
+        cores; with `num_runs` above 1 one by one, so many at a time. `quick` for one answer alone.
+        """
+        with ThreadPoolExecutor(1) as reader:
+            # Its digest takes as long as loading the library does.
+            reading = reader.submit(read_onnx, path)
+            load_runtime(path)
+            content, self.num_params = reading.result()
         self.path = path
-        self._session = open_session(content, subject=path, num_threads=num_threads)
+        self.num_runs = num_runs
+        self._session = open_session(content, subject=path, num_threads=num_threads, quick=quick)
         texts = self._session.get_modelmeta().custom_metadata_map
         self.metadata: dict[str, Any] = read_metadata(texts, path)
         self.class_names, self.preprocessing = _checked(self.metadata, self._session, path)
@@ -45,24 +61,41 @@ class OnnxPredictor:
         spec = self.preprocessing
         self.image_size = spec.image_size
         self.decode_policy = DecodePolicy(channels=spec.channels, background=spec.background)
-        self._check_an_answer()
+        if not quick:
+            # One small grey picture: whoever serves is told before anybody asks.
+            grey_1HWC = np.full((1, 8, 8, spec.channels), 128, np.uint8)
+            self._check_answers(self._run("probabilities", grey_1HWC))
 
-    def _check_an_answer(self) -> None:
-        """One small grey picture: what a file says of itself binds nobody (FAULTS M06, M08)."""
-        grey_1HWC = np.full((1, 8, 8, self.preprocessing.channels), 128, np.uint8)
-        found_1K = self._run("probabilities", grey_1HWC)
+    @classmethod
+    def for_pictures(cls, path: Path, num_pictures: int) -> OnnxPredictor:
+        """The one that is soonest done with so many pictures.
+
+        Several are computed a picture a core, which never waits for another: on two cores 1.2 to
+        2 times as many as 16 at a time with each operator on both (benchmarks/answer.py).
+        """
+        if num_pictures == 1:
+            return cls(path, quick=True)
+        return cls(path, num_threads=1, num_runs=usable_cores())
+
+    def _check_answers(self, found_NK: np.ndarray) -> np.ndarray:
+        """What a file says of itself binds nobody (FAULTS M06, M08)."""
         num_classes = len(self.class_names)
-        if found_1K.shape != (1, num_classes):
+        if found_NK.ndim != 2 or found_NK.shape[1] != num_classes:
             raise ModelFileError(
                 "CONFIG_LIES",
                 self.path,
-                f"{num_classes} classes have names, it answers {found_1K.size}",
+                f"{num_classes} classes have names, it answers {found_NK[0].size}",
                 "export it again",
             )
-        if not np.isfinite(found_1K).all():
+        if not np.isfinite(found_NK).all():
             raise ModelFileError(
                 "NOT_FINITE", self.path, "it answers what is not a number", "export it again"
             )
+        return found_NK
+
+    @property
+    def _block_size(self) -> int:
+        return BLOCK_SIZE if self.num_runs == 1 else 1
 
     @property
     def name(self) -> str:
@@ -86,17 +119,25 @@ class OnnxPredictor:
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> np.ndarray:
         """[N, K] of a whole image set, in its order."""
-        rows = []
-        for start in range(0, len(images), BLOCK_SIZE):
-            stop = min(start + BLOCK_SIZE, len(images))
-            rows.append(self.logits([images.image(i) for i in range(start, stop)]))
-            progress(stop, len(images))
+        rows: list[np.ndarray] = []
+        num_threads = num_decode_threads() if images.can_decode_in_threads else 1
+        decoded = map_ahead(images.image, range(len(images)), num_threads=num_threads)
+        for block in in_blocks_of(BLOCK_SIZE, decoded):
+            rows.append(self.logits(block))
+            progress(sum(map(len, rows)), len(images))
         return np.concatenate(rows)
 
     def _answers(self, output: str, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        rows: list[np.ndarray] = []
+        blocks = list(self._blocks(pictures))
+        num_threads = min(self.num_runs, len(blocks))
+        rows = list(map_ahead(partial(self._run, output), blocks, num_threads=num_threads))
+        return np.concatenate(rows) if rows else np.zeros((0, len(self.class_names)), np.float32)
+
+    def _blocks(self, pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """[N, H, W, C] of those that are computed together."""
+        size = self._block_size
         for shape, same in groupby(pictures, key=np.shape):
-            images = np.stack(list(same))
+            images = list(same)
             if len(shape) != 3 or shape[2] != self.preprocessing.channels or 0 in shape:
                 channels = self.preprocessing.channels
                 raise DataError(
@@ -105,9 +146,8 @@ class OnnxPredictor:
                     f"its array has the shape {shape}, the model reads {channels} channels",
                     f"give uint8 arrays of [height, width, {channels}]",
                 )
-            for start in range(0, len(images), BLOCK_SIZE):
-                rows.append(self._run(output, images[start : start + BLOCK_SIZE]))
-        return np.concatenate(rows) if rows else np.zeros((0, len(self.class_names)), np.float32)
+            for start in range(0, len(images), size):
+                yield np.stack(images[start : start + size])
 
     def _run(self, output: str, images_NHWC: np.ndarray) -> np.ndarray:
         try:
@@ -128,13 +168,20 @@ class OnnxPredictor:
 
         Raises:
             ConfigError: ONNX_ONLY, embeddings are not in the file.
+            ModelFileError: CONFIG_LIES, NOT_FINITE.
         """
         if embeddings:
             raise only_answers(self.path, "the vectors before the head are not in it")
-        for block in in_blocks_of(BLOCK_SIZE, pictures):
-            found_NK = self.probabilities([pixels for _, pixels in block])
-            for (name, _), row in zip(block, found_NK, strict=True):
-                yield answer(name, row, self.class_names, self.threshold), None
+
+        def ask(block: list[tuple[str, np.ndarray]]) -> list[tuple[Prediction, None]]:
+            found_NK = self._check_answers(self.probabilities([pixels for _, pixels in block]))
+            return [
+                (answer(name, row, self.class_names, self.threshold), None)
+                for (name, _), row in zip(block, found_NK, strict=True)
+            ]
+
+        blocks = in_blocks_of(self._block_size, pictures)
+        yield from chain.from_iterable(map_ahead(ask, blocks, num_threads=self.num_runs))
 
     def evaluate(
         self,
@@ -145,6 +192,8 @@ class OnnxPredictor:
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Evaluation:
         """Metrics of the fused answer on `images`; of each head alone, the file does not know."""
+        from deitkit.evaluation.metrics import summarise
+
         assert others is NOBODY, "others are asked about a run"
         logits_NK = self.fused_logits(images, progress=progress)
         metrics = summarise(logits_NK, images.labels, self.class_names)

@@ -194,8 +194,9 @@ def _fuse(ops: Operators, cls: str, dist: str | None, bundle: Bundle) -> None:
 def quantised_bytes(content: bytes) -> bytes:
     """The same file with int8 weights: a quarter of the size.
 
-    Matrix products are computed in whole numbers, convolutions as before. Weights are unsigned:
-    onnxruntime's signed kernels overflow on CPUs without VNNI.
+    Matrix products are computed in whole numbers, convolutions as before. Weights are signed, for
+    which onnxruntime's kernels are 2.6 times as fast as for unsigned ones, and of 7 bits: those
+    kernels add two products of 8 bits in 16, which on CPUs without VNNI overflows from 129 on.
 
     Raises:
         ConfigError: MISSING_PACKAGE.
@@ -210,7 +211,8 @@ def quantised_bytes(content: bytes) -> bytes:
                 onnx.load_from_string(content),
                 path,
                 op_types_to_quantize=["MatMul"],
-                weight_type=tools.QuantType.QUInt8,
+                weight_type=tools.QuantType.QInt8,
+                reduce_range=True,
                 per_channel=True,
             )
         model = onnx.load(path)

@@ -13,6 +13,7 @@ import torch
 
 from deitkit.errors import ConfigError
 from deitkit.runtime.memory import available_memory_bytes
+from deitkit.runtime.processors import usable_cores
 
 Machine = dict[str, str | int]
 
@@ -59,27 +60,6 @@ def free_memory_bytes(device: torch.device) -> int | None:
 def num_local_ranks() -> int:
     """Ranks that share this machine's cores and memory."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def usable_cpus() -> int:
-    """Processors that this process may use; two a core on many machines."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: arithmetic gains nothing from a second thread on one."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    cores = set()
-    for cpu in os.sched_getaffinity(0):
-        try:
-            place = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-            cores.add(place.read_text(encoding="ascii").strip())
-        except OSError:
-            cores.add(str(cpu))
-    return len(cores)
 
 
 @contextmanager

@@ -21,7 +21,8 @@ def may_go_alone() -> bool:
 
 def ranks_to_try(device: str) -> int:
     """One for each CUDA device, else one for each core."""
-    from deitkit.runtime.device import pick_device, usable_cores
+    from deitkit.runtime.device import pick_device
+    from deitkit.runtime.processors import usable_cores
 
     picked = pick_device(device)
     if picked.type == "cuda":
@@ -46,7 +47,7 @@ def launch_ranks(num_ranks: int, arguments: Sequence[str], *, open_choice: bool 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
 
-    from deitkit.runtime.device import usable_cores
+    from deitkit.runtime.processors import usable_cores
 
     # The ranks say themselves what happened; the launcher would repeat it in forty lines.
     logging.disable(logging.CRITICAL)

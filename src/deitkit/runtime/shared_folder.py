@@ -26,10 +26,11 @@ class SharedLock:
     """Held by everyone who uses a folder, so that nobody removes it meanwhile.
 
     `is_alone` says whether anybody else held it when it was taken. A folder that cannot be written
-    and has no lock file is used without.
+    and has no lock file is used without. Who only looks into it (`counts` False) does not make it
+    the one that was used last.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, counts: bool = True) -> None:
         self.is_alone = True
         self._descriptor: int | None = None
         path = place / LOCK_FILE
@@ -47,9 +48,10 @@ class SharedLock:
         except BaseException:
             self.release()
             raise
-        with contextlib.suppress(OSError):
-            # `prune` asks when it was last used.
-            os.utime(self._descriptor)
+        if counts:
+            with contextlib.suppress(OSError):
+                # `prune` asks when it was last used.
+                os.utime(self._descriptor)
 
     @property
     def is_removed(self) -> bool:

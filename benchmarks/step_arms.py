@@ -33,8 +33,7 @@ from torch.nn import functional as F
 
 Step = Callable[[], None]
 
-TORCHVISION = declare_torchvision_ops()
-"""The declaration ends with this object."""
+declare_torchvision_ops()
 
 
 class NotHere(Exception):  # noqa: N818 - nothing went wrong

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deitkit.data import Dataset, ImageSet, open_split
 from deitkit.data.report import DataReport
+from deitkit.runtime.world import World
 from deitkit.teachers import Classifier, LiveTeacher
 from deitkit.training.assemble import assemble
 from deitkit.training.step import train_step
@@ -95,15 +96,13 @@ class Ours:
             std=STD,
             device=torch.device("cpu"),
         )
-        self.config = resolved(settings, dataset)
-        from deitkit.runtime.world import World
-
-        self.assembly = assemble(
-            self.config, dataset, world=World(), teacher=LiveTeacher(classifier)
-        )
+        config = resolved(settings, dataset)
+        self.assembly = assemble(config, dataset, world=World(), teacher=LiveTeacher(classifier))
         assert self.assembly.steps.steps_per_epoch == 1
         self.num_filled = 0
         self.num_replayed = 0
+        # Whatever the turns, there is something to show again.
+        self._fill(SIDE)()
 
     def tasks(self) -> Tasks:
         found: Tasks = {"scan": self.scan, "evaluation": self.evaluate}

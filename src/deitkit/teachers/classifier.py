@@ -157,7 +157,7 @@ class Classifier:
         module.to(device).eval().requires_grad_(False)
         if is_convolutional(module):
             # Torch's convolutions answer in the order of their weights, whatever the images have.
-            module.to(memory_format=torch.channels_last)
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             settings = {**settings, "layout": "channels_last"}
         ask: Ask = call or (lambda images_BCHW: fused_logits(module(images_BCHW)))
         seen = ("image_size", "mean", "std", "crop_ratio", "resize")

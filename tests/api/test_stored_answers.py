@@ -282,8 +282,10 @@ def test_strengths_have_stored_views_of_their_own(tmp_path, photos, teacher, ask
     by training, and neither cache is that of one strength; left and gone on, the same end."""
     settings = {**DISTILLED, "epochs": 6, "view_epochs": 3, "views.erasing": 0.5}
     settings |= {"distill.cache_folder": str(tmp_path / "cache"), "sizes": (8, 12, 16)}
+    settings["run.report"] = False
     grown = settings | {"strengths": (0.2, 0.6, 1.0)}
-    whole = deitkit.train(data=photos, out=tmp_path / "whole", teacher=teacher, **grown)
+    told = grown | {"run.report": True}
+    whole = deitkit.train(data=photos, out=tmp_path / "whole", teacher=teacher, **told)
     assert asked == [(3 * 42, 3 * 42)]
     facts = json.loads((whole.folder / "teacher.json").read_text())
     assert facts["cost"]["num_view_epochs"] == 3

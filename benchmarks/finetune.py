@@ -92,8 +92,10 @@ def run_deitkit(root: Path, weights: Path, budget_s: float) -> dict:
 
 
 @cache
+@cache
 def declare_torchvision_ops() -> torch.library.Library:
-    """Beside a CPU build of torch, torchvision imports only once these two are declared."""
+    """Beside a CPU build of torch, torchvision imports only once these two are declared, and only
+    once can they be."""
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -107,7 +107,14 @@ def measured(ways: dict[str, Callable[[int], None]], rounds: int) -> dict[str, l
     return seconds
 
 
-def timm_pipeline(images: ImageSet, side: int, failures: list[int]) -> Callable[[int], None]:
+def timm_reader(
+    images: ImageSet,
+    side: int,
+    *,
+    mean: tuple[float, ...] = MEAN,
+    std: tuple[float, ...] = STD,
+) -> Callable[[int], torch.Tensor]:
+    """A view of the image at a place, as timm's training makes it."""
     declare_torchvision_ops()
     from timm.data import create_transform
 
@@ -116,20 +123,29 @@ def timm_pipeline(images: ImageSet, side: int, failures: list[int]) -> Callable[
         is_training=True,
         auto_augment=RAND_AUGMENT,
         interpolation="bicubic",
-        mean=MEAN,
-        std=STD,
+        mean=mean,
+        std=std,
         re_prob=0.25,
         re_mode="pixel",
     )
     store = images._store
+
+    def read(index: int) -> torch.Tensor:
+        picture = Image.open(io.BytesIO(store.reread(index)))
+        return transform(picture.convert("RGB"))
+
+    return read
+
+
+def timm_pipeline(images: ImageSet, side: int, failures: list[int]) -> Callable[[int], None]:
+    read = timm_reader(images, side)
 
     def run(number: int) -> None:
         for first in range(0, len(images), BATCH_SIZE):
             batch = []
             for index in range(first, min(first + BATCH_SIZE, len(images))):
                 try:
-                    picture = Image.open(io.BytesIO(store.reread(index)))
-                    batch.append(transform(picture.convert("RGB")))
+                    batch.append(read(index))
                 except ValueError:
                     failures.append(number)
             torch.stack(batch)

@@ -197,6 +197,7 @@ class TimmSteps:
         student = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=NUM_CLASSES)
         teacher = timm.create_model("regnety_160", num_classes=NUM_CLASSES)
         teacher.load_state_dict(network.state_dict())
+        self.student = student
         self.task = TokenDistillationTask(
             student_model=student,
             teacher_model=teacher,

@@ -275,3 +275,44 @@ def test_teacher_and_student_stand_side_by_side(tmp_path, photos, teacher):
     assert comparison["gain"]["share"]["value"] == pytest.approx(end.result["val_top1"])
     own = deitkit.open_run(teacher).result["parameters"]
     assert comparison["teacher"]["num_params"] == own
+
+
+def test_strengths_have_stored_views_of_their_own(tmp_path, photos, teacher, asked):
+    """Three strengths of six epochs over three view epochs: 126 views are asked about, by teach or
+    by training, and neither cache is that of one strength; left and gone on, the same end."""
+    settings = {**DISTILLED, "epochs": 6, "view_epochs": 3, "views.erasing": 0.5}
+    settings |= {"distill.cache_folder": str(tmp_path / "cache"), "sizes": (8, 12, 16)}
+    settings["run.report"] = False
+    grown = settings | {"strengths": (0.2, 0.6, 1.0)}
+    told = grown | {"run.report": True}
+    whole = deitkit.train(data=photos, out=tmp_path / "whole", teacher=teacher, **told)
+    assert asked == [(3 * 42, 3 * 42)]
+    facts = json.loads((whole.folder / "teacher.json").read_text())
+    assert facts["cost"]["num_view_epochs"] == 3
+    report = (whole.folder / "report.html").read_text(encoding="utf-8")
+    assert "0.2, 0.6, 1 of the full one, each for an equal part" in report
+
+    leave_after(20, data=photos, out=tmp_path / "left", teacher=teacher, **grown)
+    again = deitkit.train(out=tmp_path / "left")
+    assert end_state(again.folder) == end_state(whole.folder)
+    assert [misses for _, misses in asked[1:]] == [0, 0]
+
+    other = grown | {"distill.cache_folder": str(tmp_path / "other")}
+    del other["view_epochs"]
+    taught = deitkit.teach(data=photos, out=tmp_path / "t", teacher=teacher, views=3, **other)
+    assert (taught.num_views, taught.num_asked) == (126, 126)
+    deitkit.train(out=tmp_path / "t")
+    assert asked[-1] == (6 * 42, 0)
+    assert end_state(tmp_path / "t") == end_state(whole.folder)
+
+    deitkit.train(data=photos, out=tmp_path / "plain", teacher=teacher, **settings)
+    # Without strengths it has a cache of its own, and takes nobody's place.
+    assert asked[-1] == (3 * 42, 3 * 42)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_strength_needs_views_of_its_own(tmp_path, photos, teacher):
+    settings = {**DISTILLED, "strengths": (0.2, 0.6, 1.0)}
+    with pytest.raises(ConfigError, match=r"STRENGTHS.*view_epochs is 2.*use view_epochs=3"):
+        deitkit.train(data=photos, out=tmp_path / "x", teacher=teacher, **settings)
+    assert not (tmp_path / "x" / "config.yaml").exists()

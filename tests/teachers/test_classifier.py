@@ -15,6 +15,7 @@ from deitkit.evaluation.logits import fuse
 from deitkit.flow import StudentOutput
 from deitkit.models import create_model
 from deitkit.teachers import Classifier, LiveTeacher
+from deitkit.teachers.digests import teacher_digest
 from deitkit.teachers.outputs import fused_logits
 from tests.training.toy import ConvTeacher, bits
 
@@ -152,6 +153,67 @@ def test_as_many_names_as_logits():
     with pytest.raises(ModelFileError, match="2 classes have names, it gives 3 logits"):
         python_teacher(ConvTeacher(), class_names=["a", "b"])
     assert python_teacher(ConvTeacher(), class_names=["a", "b", "c"]).class_names == tuple("abc")
+
+
+# How it computes.
+
+
+def network_teacher(name: str, **more):
+    """A network of ours with weights unlike those of a fresh one, and a copy as it was made."""
+    torch.manual_seed(2)
+    network = create_model(name, num_classes=5, image_size=32, **more).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.running_mean, std=0.1)
+    plain = copy.deepcopy(network)
+    settings = {
+        "name": name,
+        "num_classes": 5,
+        "image_size": (32, 32),
+        "device": torch.device("cpu"),
+    }
+    teacher = Classifier.from_module(network, kind="test", settings={}, **settings, **LEVELS)
+    return teacher, plain
+
+
+@pytest.mark.parametrize("name", ["regnety_002", "small_cnn"])
+def test_a_convolutional_network_answers_alike_with_its_channels_side_by_side(name):
+    """Against the same weights in torch's usual order; in blocks of one size still bit for bit."""
+    teacher, plain = network_teacher(name)
+    seen = []
+    hook = lambda module, args, out: seen.append(  # noqa: E731
+        out.is_contiguous(memory_format=torch.channels_last)
+    )
+    for module in teacher.module.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(hook)
+    images = some_images(5, side=32)
+    with torch.no_grad():
+        got, expected = teacher.call(images), plain(images).cls_logits
+    assert len(seen) > 3 and all(seen)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    live = LiveTeacher(teacher, block_size=4)
+    assert torch.equal(live(images)[:3], live(images[:3]))
+
+
+def test_how_a_convolutional_network_computes_is_part_of_its_digest():
+    """Stored answers of the other order are other bits."""
+    teacher, plain = network_teacher("small_cnn")
+    seen = {"image_size": (32, 32), **LEVELS}
+    assert teacher.digest != teacher_digest("test", seen, module=plain)
+    layout = {"layout": "channels_last"}
+    assert teacher.digest == teacher_digest("test", seen | layout, module=plain)
+
+
+def test_a_transformer_computes_as_ever():
+    teacher, plain = network_teacher("deit_nano_patch8_32")
+    weight = teacher.module.patch_embed.proj.weight
+    assert weight.stride() == plain.patch_embed.proj.weight.stride()
+    assert teacher.digest == teacher_digest(
+        "test", {"image_size": (32, 32), **LEVELS}, module=plain
+    )
 
 
 # The digest.

@@ -26,6 +26,7 @@ from deitkit.training.teacher_choices import (
     steps_within,
 )
 from deitkit.training.teaching import LiveTeaching, open_stored_teaching
+from deitkit.training.view_phases import ViewPhases
 from tests.training.toy import MEAN, SIDE, STD, ConvTeacher, live_teacher, toy_images, toy_run
 
 MIXING = ViewPolicy(crop="padded", mixup=0.8, cutmix=1.0)
@@ -205,7 +206,7 @@ def test_training_from_stored_answers_is_training_with_the_live_teacher(tmp_path
         state, parts, steps = toy_run(
             toy_images(18), batch_size=6, policy=MIXING, teacher=teacher, kind="soft"
         )
-        steps.num_view_epochs = 2
+        steps.phases = ViewPhases(num_view_epochs=2)
         teaching = stored(teacher, steps, tmp_path, views=2) if is_stored else LiveTeaching(teacher)
         parts = dataclasses.replace(parts, teacher=teaching)
         last = 6 * steps.steps_per_epoch

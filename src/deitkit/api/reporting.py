@@ -222,6 +222,13 @@ def _sizes_said(size: str, sides: Sequence[int]) -> str:
     return f"{size} pixels; in training {', '.join(map(str, sides))}, each for an equal part"
 
 
+def _strengths_said(strengths: Sequence[float]) -> list[tuple[str, str]]:
+    if not strengths:
+        return []
+    shown = ", ".join(f"{strength:g}" for strength in strengths)
+    return [("strength of views", f"{shown} of the full one, each for an equal part")]
+
+
 def _summary(folder: Path, data: Any, teacher: Any) -> list[tuple[str, str]]:
     config = build_config(read_config_file(folder / CONFIG_FILE)[0])
     size = config.data.image_size
@@ -229,6 +236,7 @@ def _summary(folder: Path, data: Any, teacher: Any) -> list[tuple[str, str]]:
     rows = [
         ("model", config.model.name),
         ("image size", _sizes_said(shown, config.schedule.sizes)),
+        *_strengths_said(config.schedule.strengths),
         ("start", "from scratch" if config.model.init == "scratch" else str(config.model.init)),
     ]
     if data is not None:

@@ -132,15 +132,16 @@ def _ask_all(
     last_flush = time.monotonic()
     num_steps = cache.num_view_epochs * steps.steps_per_epoch
     for view_epoch in range(cache.num_view_epochs):
-        first = view_epoch * steps.steps_per_epoch
+        first = steps.phases.first_epoch(view_epoch) * steps.steps_per_epoch
+        done = view_epoch * steps.steps_per_epoch
         if cache.is_complete(view_epoch):
-            progress("asking the teacher", first + steps.steps_per_epoch, num_steps)
+            progress("asking the teacher", done + steps.steps_per_epoch, num_steps)
             continue
         with closing(assembly.batches(first, first + steps.steps_per_epoch)) as batches:
             for place, batch in enumerate(batches):
                 for share, _ in parts.micro_batches(batch):
                     parts.ask_teacher(share, parts.mix(share)[0])
-                progress("asking the teacher", first + place + 1, num_steps)
+                progress("asking the teacher", done + place + 1, num_steps)
                 if time.monotonic() - last_flush > FLUSH_INTERVAL_S:
                     teaching.flush()
                     last_flush = time.monotonic()

@@ -118,7 +118,7 @@ def right_on_views(
         indices_B = chosen[start : start + live.block_size]
         # Their mix is drawn with them, and not applied.
         views = draw_views(
-            steps.policy,
+            steps.policy_of(0),
             view_seed=steps.view_seed,
             epoch=0,
             sample_ids_B=steps.sample_ids_N[indices_B],

@@ -71,6 +71,20 @@ def read_rand_augment(text: str) -> RandAugment | None:
     )
 
 
+def at_strength(text: str, strength: float) -> str:
+    """The policy with RandAugment's magnitude times `strength`, to the nearest whole one.
+
+    Only magnitudes that grow with the strength (inc1) have gentler ones below them; every other
+    policy stays as it is.
+    """
+    policy = read_rand_augment(text)
+    if policy is None or not policy.increasing:
+        return text
+    first, *parts = text.split("-")
+    others = [part for part in parts if not re.fullmatch(r"m\d+", part, re.ASCII)]
+    return "-".join([first, f"m{math.floor(policy.magnitude * strength + 0.5)}", *others])
+
+
 def _refused(text: str, why: str) -> ConfigError:
     return ConfigError(
         "BAD_VIEWS",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from deitkit.augmentation.auto_augment_text import read_rand_augment
+from deitkit.augmentation.auto_augment_text import at_strength, read_rand_augment
 from deitkit.augmentation.op_codes import OP_CODES
 from deitkit.errors import ConfigError
 
@@ -78,3 +78,15 @@ class ViewPolicy:
                     "BAD_VIEWS", "views", f"{found} is out of range", "choose a value inside it"
                 )
         read_rand_augment(self.auto_augment)
+
+    def at_strength(self, strength: float) -> ViewPolicy:
+        """The same, at a share of its strength: RandAugment's magnitude (with inc1), the range of
+        the colour jitter, and the chances of erasing and mixing, times `strength`. What is cut out
+        and mirrored stays."""
+        return replace(
+            self,
+            auto_augment=at_strength(self.auto_augment, strength),
+            color_jitter=self.color_jitter * strength,
+            erasing=self.erasing * strength,
+            mix_prob=self.mix_prob * strength,
+        )

@@ -20,6 +20,7 @@ SHORT_NAMES: dict[str, str] = {
     "epochs": "schedule.epochs",
     "budget": "schedule.budget",
     "sizes": "schedule.sizes",
+    "strengths": "schedule.strengths",
     "batch_size": "optim.batch_size",
     "image_size": "data.image_size",
     "lr": "optim.lr",

@@ -253,6 +253,10 @@ class ScheduleConfig:
     sizes: tuple[int, ...] = ()
     """Sides of the training images in equal parts of the run, the last data.image_size: growing,
     as 128,160,224, they cost about half the time. Empty: always data.image_size. Short: sizes."""
+    strengths: tuple[float, ...] = ()
+    """How strongly pictures are changed in equal parts of the run, as shares of the full strength:
+    0.5,0.75,1 beside three sizes. They act on RandAugment's magnitude (with inc1), the colour
+    jitter, and the chances of erasing and mixing. Empty: always full. Short: strengths."""
     steps: int | Auto = AUTO
     """Optimisation steps; fixed before the first one and never changed after."""
     eval_interval: int | Auto = AUTO

@@ -206,14 +206,13 @@ class DeiT(ImageModel):
             new_grid=self._grid_of(images_BCHW),
             num_special_tokens=self.num_special_tokens if self.pos_embed_cls else 0,
         )
-        special_1SD: Tensor = self.cls_token
-        if self.dist_token is not None:
-            special_1SD = torch.cat([self.cls_token, self.dist_token], dim=1)
-        special_BSD = special_1SD.expand(images_BCHW.shape[0], -1, -1)
+        special = [self.cls_token] if self.dist_token is None else [self.cls_token, self.dist_token]
+        # Each on its own: of tokens put together first, the gradients would be strided slices.
+        special_B1D = [token.expand(images_BCHW.shape[0], -1, -1) for token in special]
         patches_BPD = self.patch_embed(images_BCHW)
         if self.pos_embed_cls:
-            return torch.cat([special_BSD, patches_BPD], dim=1) + pos_embed_1MD
-        return torch.cat([special_BSD, patches_BPD + pos_embed_1MD], dim=1)
+            return torch.cat([*special_B1D, patches_BPD], dim=1) + pos_embed_1MD
+        return torch.cat([*special_B1D, patches_BPD + pos_embed_1MD], dim=1)
 
     def forward_features(self, images_BCHW: Tensor, noise: ModelNoise | None = None) -> Tensor:
         """[B, N, D]: every token after the last block and the final norm."""

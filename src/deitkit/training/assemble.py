@@ -146,7 +146,8 @@ def assemble(
         DataError, ModelFileError: the start does not fit the data.
         ResourceError: the teacher's cache does not fit on the disk.
     """
-    total_steps = config.schedule.steps if isinstance(config.schedule.steps, int) else 1
+    is_planned = isinstance(config.schedule.steps, int)
+    total_steps = settled(config.schedule.steps) if is_planned else 1
     num_classes = len(dataset.class_names)
     device = world.device
     with torch.random.fork_rng(devices=[]):
@@ -185,6 +186,8 @@ def assemble(
         world_size=world.world_size,
         repeats=config.views.repeats,
         num_view_epochs=num_view_epochs or None,
+        strengths=config.schedule.strengths if is_planned else config.schedule.strengths[-1:],
+        total_steps=total_steps,
         op_fill=mean_levels(settled(config.data.mean)),
         on_device=device.type == "cuda",
         window_bytes=window_bytes,

@@ -30,6 +30,7 @@ from deitkit.data.view_sources import ViewSources, WholeSources
 from deitkit.errors import ConfigError, DeitkitError, WorkerError
 from deitkit.flow import Batch
 from deitkit.training.sizes import Size, SizePhases, one_size
+from deitkit.training.view_phases import build_view_phases
 
 PREFETCHED_STEPS = 4
 """Batches that each worker prepares ahead."""
@@ -49,9 +50,9 @@ class TrainSteps(Dataset):
     does not fill 256 positions; here copies stand apart in the step, so that none is mixed with
     another, also in one process.
 
-    With `num_view_epochs` V, epoch e shows the views of epoch e % V again, with the same mix
-    partners, in another order: what a teacher said of them is then known. Images without a label
-    (-1) are mixed with each other; only where both kinds are odd one pair is of both.
+    With `num_view_epochs` V, epoch e shows the views of epoch e % V again (`ViewPhases`), with the
+    same mix partners, in another order: what a teacher said of them is then known. Images without a
+    label (-1) are mixed with each other; only where both kinds are odd one pair is of both.
 
     With `window_bytes` the order goes through blocks of shards, so many bytes of them shuffled
     together; without, all images are shuffled together.
@@ -70,14 +71,21 @@ class TrainSteps(Dataset):
         world_size: int,
         repeats: int = 1,
         num_view_epochs: int | None = None,
+        strengths: Sequence[float] = (),
+        total_steps: int = 1,
         op_fill: int | Sequence[int] = 0,
         on_device: bool = False,
         window_bytes: int | None = None,
         sources: ViewSources | None = None,
     ) -> None:
-        """`sources` is what views are cut from, whole images where it is left out. `op_fill` are
-        levels for what operations uncover. `on_device` leaves rendering to the training step where
-        the sources are in memory, whole and of one size."""
+        """`sources` is what views are cut from, whole images where it is left out. `strengths` are
+        those of `policy` in equal parts of a run of `total_steps`, full from beginning to end where
+        there are none. `op_fill` are levels for what operations uncover. `on_device` leaves
+        rendering to the training step where the sources are in memory, whole and of one size.
+
+        Raises:
+            ConfigError: STRENGTHS.
+        """
         assert num_view_epochs is None or num_view_epochs % repeats == 0
         self.images = images
         self.sources = sources or WholeSources(images)
@@ -86,7 +94,6 @@ class TrainSteps(Dataset):
         self.sample_ids_N = images.sample_ids
         self.record_ids_N = record_ids(images.sample_ids)
         self.is_labelled_N = images.labels >= 0
-        self.num_view_epochs = num_view_epochs
         self.policy = policy
         self.view_seed = view_seed
         self.sizes = sizes
@@ -102,6 +109,13 @@ class TrainSteps(Dataset):
         self.num_pairs = -(-fewest // 2)
         """Pairs of different images in the shortest epoch."""
         self.steps_per_epoch = min(-(-len(images) // batch_size), self.num_pairs)
+        self.phases = build_view_phases(
+            strengths,
+            num_epochs=-(-total_steps // self.steps_per_epoch),
+            num_view_epochs=num_view_epochs,
+            repeats=repeats,
+        )
+        self._policies = [policy.at_strength(share) for share in self.phases.strengths]
         self._answered: tuple[Collection[int], int | None] = ((), None)
         self._order = lru_cache(maxsize=2)(self._epoch_order)
 
@@ -123,7 +137,11 @@ class TrainSteps(Dataset):
 
     def view_epoch(self, epoch: int) -> int:
         """The epoch whose views this one shows."""
-        return epoch if self.num_view_epochs is None else epoch % self.num_view_epochs
+        return self.phases.view_epoch(epoch)
+
+    def policy_of(self, view_epoch: int) -> ViewPolicy:
+        """What the views of a view epoch are drawn by."""
+        return self._policies[self.phases.part_of(view_epoch)]
 
     @property
     def aspect(self) -> float:
@@ -146,13 +164,14 @@ class TrainSteps(Dataset):
 
     def _is_answered(self, step: int) -> bool:
         view_epochs, from_step = self._answered
-        if self.view_epoch(step // self.steps_per_epoch) in view_epochs:
+        epoch = step // self.steps_per_epoch
+        if self.view_epoch(epoch) in view_epochs:
             return True
-        if from_step is None or self.num_view_epochs is None:
+        earlier = self.phases.shown_before(epoch)
+        if from_step is None or earlier is None:
             return False
         # The order differs from the first time: only a whole earlier epoch has shown all.
-        first_whole = -(-from_step // self.steps_per_epoch)
-        return step // self.steps_per_epoch - self.num_view_epochs >= first_whole
+        return earlier >= -(-from_step // self.steps_per_epoch)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         """Images of one epoch: all, or the next of `repeats` parts, pairs beside each other."""
@@ -231,7 +250,7 @@ class TrainSteps(Dataset):
         indices_B = members[mine]
         view_epoch = self.view_epoch(epoch)
         views = draw_views(
-            self.policy,
+            self.policy_of(view_epoch),
             view_seed=self.view_seed,
             epoch=view_epoch,
             repeat_B=repeats[mine],

@@ -10,6 +10,7 @@ from deitkit.teachers.cache_records import RecordFormat, cache_bytes
 from deitkit.training import teacher_choices as choices
 from deitkit.training.choice import Choice
 from deitkit.training.resolution import Resolution
+from deitkit.training.view_phases import build_view_phases
 
 
 def settle_distillation(r: Resolution, *, has_teacher: bool, num_classes: int) -> None:
@@ -53,7 +54,12 @@ def asked_view_epochs(config: RunConfig) -> int | None:
 def settle_view_epochs(
     r: Resolution, num_epochs: float, *, step_s: float, teacher_step_s: float
 ) -> None:
-    repeats = r.config.views.repeats
+    """V, and whether each strength of the schedule has epochs and views.
+
+    Raises:
+        ConfigError: VIEW_EPOCHS, STRENGTHS.
+    """
+    repeats, strengths = r.config.views.repeats, r.config.schedule.strengths
     num = choices.choose_view_epochs(
         num_epochs, step_s=step_s, teacher_step_s=teacher_step_s, repeats=repeats
     )
@@ -62,6 +68,9 @@ def settle_view_epochs(
     if r.get("distill.teacher_cache") in ("memory", "disk") and num.value == 0:
         every = math.ceil(num_epochs / repeats) * repeats
         num = Choice(every, "every epoch has new views, and the answers are kept")
+    if 0 < num.value < len(strengths) * repeats:
+        fewest = len(strengths) * repeats
+        num = Choice(fewest, f"{num.reason}; each of the strengths has views of its own")
     r.settle("distill.view_epochs", num)
     asked = r.get("distill.view_epochs")
     if asked % repeats:
@@ -71,6 +80,13 @@ def settle_view_epochs(
             f"with views.repeats={repeats} so many epochs show all images",
             f"use a multiple of {repeats}",
         )
+    # Refused now and not when the run is assembled with them, after it was written down.
+    build_view_phases(
+        strengths,
+        num_epochs=math.ceil(num_epochs),
+        num_view_epochs=asked or None,
+        repeats=repeats,
+    )
 
 
 def settle_teacher_cache(

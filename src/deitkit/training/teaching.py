@@ -163,6 +163,12 @@ def open_stored_teaching(
         erasing_fill=erasing_fill,
         decoding=decoding,
     )
+    if steps.phases.strengths != (1.0,):
+        # Where a place for a view epoch holds views of another strength it is another's place.
+        settings["strengths"] = [
+            list(pair)
+            for pair in zip(steps.phases.first_view_epochs, steps.phases.strengths, strict=True)
+        ]
     if steps.window_bytes is not None:
         # Who is whose partner follows the order.
         settings["window_bytes"] = steps.window_bytes

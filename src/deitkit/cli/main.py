@@ -25,6 +25,7 @@ from deitkit.cli import (
     export,
     import_weights,
     inspecting,
+    plan,
     predict,
     recipes,
     report,
@@ -42,6 +43,7 @@ MORE = Group("More", sort_key=1)
 
 VERBS: dict[str, tuple[Callable[..., Any], Group]] = {
     "train": (train.train, EVERYDAY),
+    "plan": (plan.plan, EVERYDAY),
     "predict": (predict.predict, EVERYDAY),
     "evaluate": (evaluate.evaluate, EVERYDAY),
     "check": (check.check, EVERYDAY),

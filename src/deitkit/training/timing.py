@@ -1,14 +1,19 @@
-"""How long a step and an evaluation take here, before the number of steps is decided."""
+"""How long a step, an evaluation and a save take here, before the number of steps is decided."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
+from deitkit.artifacts.checkpoint import save_checkpoint
+from deitkit.errors import DeitkitError
 from deitkit.training.assemble import Assembly, score
 from deitkit.training.loader import PREFETCHED_STEPS
 from deitkit.training.step import train_step
@@ -16,6 +21,8 @@ from deitkit.training.step import train_step
 NUM_WARM_STEPS = 2
 NUM_TIMED_STEPS = 8
 NUM_TIMED_IMAGES = 128
+MAX_SAVED_BYTES = 64 * 10**6
+"""Of a checkpoint, what is written on trial; the rest is taken to cost as much a byte."""
 
 
 def measure(
@@ -72,3 +79,31 @@ def _measure_evaluation(assembly: Assembly) -> float:
     num_models = 1 if state.average is None else 2
     share = len(assembly.dataset.val) / len(few)
     return world.max((time.monotonic() - start) * share * num_models)
+
+
+def measure_saving(assembly: Assembly) -> tuple[float, float]:
+    """Seconds of writing the best weights and a checkpoint, tried in a temporary folder;
+    0 where that cannot be written to, which is no reason to stop here."""
+    tensors, _ = assembly.state.pack()
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    few: dict[str, Tensor] = {}
+    num_bytes = 0
+    for name, tensor in tensors.items():
+        if num_bytes + tensor.nbytes > MAX_SAVED_BYTES and few:
+            break
+        few[name] = tensor
+        num_bytes += tensor.nbytes
+    of_model = sum(tensor.nbytes for tensor in assembly.state.model.state_dict().values())
+    try:
+        with tempfile.TemporaryDirectory(prefix="deitkit-") as name:
+            start = time.monotonic()
+            save_checkpoint(Path(name), step=0, tensors=few, state={}, lineage="trial", machine={})
+            checkpoint_s = (time.monotonic() - start) * total / max(1, num_bytes)
+            if of_model > MAX_SAVED_BYTES:
+                return checkpoint_s * of_model / total, checkpoint_s
+            start = time.monotonic()
+            with suppress(DeitkitError):
+                assembly.save_best(Path(name), {})(assembly.state.model, {})
+            return time.monotonic() - start, checkpoint_s
+    except (OSError, DeitkitError):
+        return 0.0, 0.0

@@ -94,11 +94,8 @@ def _reason(request: Request, settings: tuple[str, ...], default: str) -> str:
     reasons = request.reasons
     said = [reasons[name] for name in settings if name in reasons]
     values = flatten(request.config)
-    asked = [name for name in settings if name in request.asked and name not in reasons]
-    asked = [name for name in asked if request.asked[name] == values[name]]
-    if asked:
-        said.insert(0, ASKED)
-    return "; ".join(dict.fromkeys(said)) or default
+    asked = any(name in request.asked and request.asked[name] == values[name] for name in settings)
+    return "; ".join(dict.fromkeys(said)) or (ASKED if asked else default)
 
 
 def _tokens(probe: Assembly) -> tuple[int, str] | None:

@@ -72,9 +72,9 @@ def plan(*, progress: Progress = no_progress, **settings: Any) -> Plan:
         ConfigError: BUDGET, it does not reach for seeing each image once; and as `train`.
         DeitkitError: as `train` before its first step.
     """
+    started = time.monotonic()
     from deitkit.runtime.world import World
 
-    started = time.monotonic()
     calm_process()
     request = read_request(settings)
     check_new(request)

@@ -64,8 +64,9 @@ def print_plan(console: Console, plan: Mapping[str, Any]) -> None:
         grid.add_row(name, Text(text))
     console.print(grid)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name, ratio in (("what", 24), ("choice", 30), ("reason", 46)):
-        table.add_column(name, overflow="fold", ratio=ratio)
+    table.add_column("what", no_wrap=True)
+    table.add_column("choice", overflow="fold", max_width=34)
+    table.add_column("reason", overflow="fold")
     for row in plan["choices"]:
         table.add_row(*(Text(row[name]) for name in ("what", "choice", "reason")))
     console.print()

@@ -96,8 +96,8 @@ def later_seconds(costs: Costs, work: Work) -> dict[str, float]:
 
 
 def in_order(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Parts in the order they come, those that take no time left out."""
-    return {part: seconds[part] for part in PARTS if seconds.get(part)}
+    """Parts in the order they come; what takes no hundredth of a second is left out."""
+    return {part: seconds[part] for part in PARTS if seconds.get(part, 0.0) >= 0.005}
 
 
 def needed_budget_s(*, before_s: float, steps_per_epoch: int, costs: Costs, share: float) -> float:

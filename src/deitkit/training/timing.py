@@ -19,7 +19,9 @@ from deitkit.training.loader import PREFETCHED_STEPS
 from deitkit.training.step import train_step
 
 NUM_WARM_STEPS = 2
-NUM_TIMED_STEPS = 8
+MIN_TIMED_STEPS, MAX_TIMED_STEPS = 8, 24
+ENOUGH_S = 2.0
+"""Of timed steps: short steps are timed more often, so that a moment's noise counts less."""
 NUM_TIMED_IMAGES = 128
 MAX_SAVED_BYTES = 64 * 10**6
 """Of a checkpoint, what is written on trial; the rest is taken to cost as much a byte."""
@@ -54,7 +56,7 @@ def _measure_step(
     """
     state, parts, world = assembly.state, assembly.parts, assembly.world
     num_warm = NUM_WARM_STEPS + PREFETCHED_STEPS * assembly.num_workers
-    num_all = num_warm + NUM_TIMED_STEPS
+    num_all = num_warm + MAX_TIMED_STEPS
     times = [time.monotonic()]
     with closing(assembly.batches(0, num_all)) as batches:
         for batch in batches:
@@ -62,10 +64,12 @@ def _measure_step(
                 float(train_step(state, batch, parts).losses.total)
             times.append(time.monotonic())
             progress(place * num_all + len(times) - 1, num_places * num_all)
-            is_late = world.any(times[-1] - times[0] > limit_s)
-            if is_late and len(times) > NUM_WARM_STEPS + 2:
+            num_timed = len(times) - 1 - num_warm
+            is_enough = num_timed >= MIN_TIMED_STEPS and times[-1] - times[num_warm] > ENOUGH_S
+            is_late = times[-1] - times[0] > limit_s and len(times) > NUM_WARM_STEPS + 2
+            if world.any(is_enough or is_late):
                 break
-    first = min(num_warm, max(NUM_WARM_STEPS, len(times) - 1 - NUM_TIMED_STEPS))
+    first = min(num_warm, max(NUM_WARM_STEPS, len(times) - 1 - MIN_TIMED_STEPS))
     return (times[-1] - times[first]) / (len(times) - 1 - first)
 
 

@@ -1,0 +1,191 @@
+"""A plan is what train decides: the same settings, the same reasons, and nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import deitkit
+from deitkit.config import build_config, flatten, read_config_file
+from deitkit.errors import ConfigError, StoppedError
+from deitkit.training import timing
+from deitkit.training.spending import Spending
+from tests.api.conftest import SHORT
+from tests.data.toy_photos import write_toys
+from tests.training.toy import write_photos
+
+BY_THE_CLOCK = {"schedule.checkpoint_interval"}
+"""Depends on the seconds of a step even where epochs are counted; it changes no weight."""
+
+
+def frozen(out: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings and reasons of the run's config.yaml."""
+    values, information = read_config_file(out / "config.yaml")
+    return flatten(build_config(values)), information["reasons"]
+
+
+def begin(**settings: Any) -> list[Any]:
+    """The events of a training that is left before its first step."""
+    events = deitkit.fit(**settings)
+    found = [next(events)]
+    events.close()
+    return found
+
+
+def check_alike(plan: Any, out: Path, *, but: set[str] = BY_THE_CLOCK) -> None:
+    settings, reasons = frozen(out)
+    assert {k: v for k, v in plan.settings.items() if k not in but} == {
+        k: v for k, v in settings.items() if k not in but
+    }
+    assert set(plan.reasons) == set(reasons)
+    same = [k for k in reasons if "steps of the student a step" not in reasons[k]]
+    assert {k: plan.reasons[k] for k in same if k not in but} == {
+        k: reasons[k] for k in same if k not in but
+    }
+
+
+def photographs(folder: Path) -> Path:
+    return write_toys(folder / "toys")
+
+
+def python_images(folder: Path) -> list[tuple[np.ndarray, str]]:
+    chance = np.random.default_rng(0)
+    pictures = chance.integers(0, 255, (40, 12, 12, 3)).astype(np.uint8)
+    return [(picture, "ab"[place % 2]) for place, picture in enumerate(pictures)]
+
+
+@pytest.mark.parametrize(
+    ("write", "settings"),
+    [
+        (lambda folder: write_photos(folder / "photos"), {}),
+        (lambda folder: write_photos(folder / "photos"), {"epochs": 120, "batch_size": 16}),
+        (photographs, {"init": "scratch", "image_size": 32}),
+        (photographs, {"init": "scratch", "image_size": 32, "data.image_cache": "off"}),
+        (python_images, {"model": "small_cnn"}),
+    ],
+    ids=["small", "long", "photographs", "not kept", "python"],
+)
+def test_the_plan_is_what_train_freezes(tmp_path, write, settings):
+    """For small pictures, many epochs, photographs in and out of memory, and arrays."""
+    asked = {"data": write(tmp_path), "out": tmp_path / "run", "epochs": 2, "workers": 0} | settings
+    plan = deitkit.plan(**asked)
+    assert not (tmp_path / "run").exists()
+    begin(**asked)
+    check_alike(plan, tmp_path / "run")
+
+
+def test_under_a_budget_too(tmp_path, monkeypatch, photos):
+    """With a clock that says the same to both: 40 ms a step, 0.1 s an evaluation, 5 s gone."""
+    monkeypatch.setattr(timing, "measure", lambda assembly, **rest: (0.04, 0.1))
+    monkeypatch.setattr(Spending, "elapsed_s", lambda self: 5.0)
+    asked = {"data": photos, "out": tmp_path / "run", "budget": "35s", "workers": 0}
+    plan = deitkit.plan(**asked)
+    begin(**asked)
+    check_alike(plan, tmp_path / "run", but=set())
+    # 0.94 of the 30 s that are left are 28.2; 20 evaluations take 2 s, so 26.2 s / 40 ms.
+    assert plan.settings["schedule.steps"] == 655
+    assert plan.forecast.seconds["steps"] == pytest.approx(26.2)
+
+
+def test_with_a_teacher_that_is_trained_first(tmp_path, photos):
+    """Planned without training it: its shape and cost are known, and the forecast has its time."""
+    asked = {"data": photos, "out": tmp_path / "run", "teacher": "auto", "epochs": 2, "workers": 0}
+    plan = deitkit.plan(**asked)
+    assert not (tmp_path / "run").exists()
+    assert plan.forecast.seconds["teacher"] > 0
+    (row,) = [row for row in plan.rows if row.what == "teacher"]
+    settings, _ = frozen_after(asked, tmp_path / "run")
+    clock = {*BY_THE_CLOCK, "distill.view_epochs", "distill.teacher_cache"}
+    assert {k: v for k, v in plan.settings.items() if k not in clock} == {
+        k: v for k, v in settings.items() if k not in clock
+    }
+    teacher, _ = frozen(tmp_path / "run" / "teacher")
+    assert row.choice.startswith(f"{teacher['model.name']} is trained first, ")
+    assert f"{teacher['schedule.steps']} steps" in row.choice
+
+
+def frozen_after(asked: dict[str, Any], out: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    begin(**asked)
+    return frozen(out)
+
+
+def test_a_teacher_is_asked_less_than_train_asks(tmp_path, finished, photos):
+    """A named teacher with the same classes: three blocks at most, never more than train."""
+    asked = {"data": photos, "out": tmp_path / "run", **SHORT, "teacher": str(finished)}
+    plan = deitkit.plan(**asked)
+    assert plan.forecast.seconds["asking"] > 0
+    begin(**asked)
+    check_alike(plan, tmp_path / "run", but={*BY_THE_CLOCK, "distill.view_epochs"})
+
+
+def test_forecast_and_outcome_are_in_the_result(tmp_path, photos):
+    run = deitkit.train(data=photos, out=tmp_path / "run", **SHORT)
+    result = run.result
+    forecast, spent = result["forecast"], result["spent"]
+    assert set(spent["seconds"]) >= {"reading", "steps", "evaluations", "conclusion"}
+    for said in (forecast, spent):
+        assert said["total_s"] == pytest.approx(sum(said["seconds"].values()), abs=0.06)
+        assert said["memory_bytes"] > 10**8
+    assert spent["total_s"] >= result["seconds"]
+    assert yaml.safe_load((tmp_path / "run" / "forecast.json").read_text()) == forecast
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "forecast before the first step" in page
+
+
+def test_a_run_of_several_commands_has_no_outcome_of_one(tmp_path, photos):
+    events = deitkit.fit(data=photos, out=tmp_path / "run", **SHORT)
+    for event in events:
+        if type(event).__name__ == "StepDone" and event.step == 5:
+            events.close()
+    assert "spent" not in deitkit.train(data=photos, out=tmp_path / "run", **SHORT).result
+
+
+def test_an_image_cache_is_planned_and_not_filled(tmp_path):
+    """Then train fills it, and the next plan expects nothing of it."""
+    asked = {
+        "data": photographs(tmp_path),
+        "out": tmp_path / "run",
+        "init": "scratch",
+        "image_size": 32,
+        "epochs": 2,
+        "workers": 0,
+        "data.image_cache": "disk",
+        "data.image_cache_folder": str(tmp_path / "caches"),
+    }
+    plan = deitkit.plan(**asked)
+    assert not (tmp_path / "caches").exists()
+    assert plan.settings["data.source_side"] == 37
+    begin(**asked)
+    check_alike(plan, tmp_path / "run")
+    (cache,) = (tmp_path / "caches").iterdir()
+    before = {path.name: path.read_bytes() for path in cache.iterdir()}
+    again = deitkit.plan(**asked, overwrite=True)
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == before
+    assert again.settings["data.source_side"] == 37
+
+
+def test_a_budget_too_short_says_what_is_needed(tmp_path, monkeypatch, photos):
+    """6 steps an epoch of 10 s, 2 evaluations of 1 s, 4 s gone: 4 + 62 / 0.94 = 69.96."""
+    monkeypatch.setattr(timing, "measure", lambda assembly, **rest: (10.0, 1.0))
+    monkeypatch.setattr(Spending, "elapsed_s", lambda self: 4.0)
+    asked = {"data": photos, "out": tmp_path / "run", "batch_size": 8, "workers": 0}
+    with pytest.raises(ConfigError) as caught:
+        deitkit.plan(**asked, budget="20s")
+    assert caught.value.code == "BUDGET"
+    assert "1 steps see 17 % of the images once" in str(caught.value)
+    assert "use budget=70s or more" in str(caught.value)
+    assert deitkit.plan(**asked, budget="70s").settings["schedule.steps"] == 6
+
+
+def test_progress_that_raises_ends_a_plan(tmp_path, photos):
+    def told(what: str, done: int, total: int | None) -> None:
+        if what == "timing a few steps":
+            raise StoppedError(2, tmp_path, "stopped", "again")
+
+    with pytest.raises(StoppedError):
+        deitkit.plan(data=photos, out=tmp_path / "run", **SHORT, progress=told)
+    assert not (tmp_path / "run").exists()

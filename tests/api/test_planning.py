@@ -21,6 +21,9 @@ from tests.training.toy import write_photos
 BY_THE_CLOCK = {"schedule.checkpoint_interval"}
 """Depends on the seconds of a step even where epochs are counted; it changes no weight."""
 
+FLAT = {"model.depth": 2, "model.embed_dim": 48, "model.num_heads": 2}
+"""So that a step takes milliseconds; the model's name is still chosen."""
+
 
 def frozen(out: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings and reasons of the run's config.yaml."""
@@ -61,10 +64,10 @@ def python_images(folder: Path) -> list[tuple[np.ndarray, str]]:
 @pytest.mark.parametrize(
     ("write", "settings"),
     [
-        (lambda folder: write_photos(folder / "photos"), {}),
-        (lambda folder: write_photos(folder / "photos"), {"epochs": 120, "batch_size": 16}),
-        (photographs, {"init": "scratch", "image_size": 32}),
-        (photographs, {"init": "scratch", "image_size": 32, "data.image_cache": "off"}),
+        (lambda folder: write_photos(folder / "photos"), FLAT),
+        (lambda folder: write_photos(folder / "photos"), {**FLAT, "epochs": 120}),
+        (photographs, {**FLAT, "init": "scratch", "image_size": 32}),
+        (photographs, {**FLAT, "init": "scratch", "image_size": 32, "data.image_cache": "off"}),
         (python_images, {"model": "small_cnn"}),
     ],
     ids=["small", "long", "photographs", "not kept", "python"],
@@ -82,7 +85,7 @@ def test_under_a_budget_too(tmp_path, monkeypatch, photos):
     """With a clock that says the same to both: 40 ms a step, 0.1 s an evaluation, 5 s gone."""
     monkeypatch.setattr(timing, "measure", lambda assembly, **rest: (0.04, 0.1))
     monkeypatch.setattr(Spending, "elapsed_s", lambda self: 5.0)
-    asked = {"data": photos, "out": tmp_path / "run", "budget": "35s", "workers": 0}
+    asked = {"data": photos, "out": tmp_path / "run", "budget": "35s", "workers": 0, **FLAT}
     plan = deitkit.plan(**asked)
     begin(**asked)
     check_alike(plan, tmp_path / "run", but=set())
@@ -94,6 +97,7 @@ def test_under_a_budget_too(tmp_path, monkeypatch, photos):
 def test_with_a_teacher_that_is_trained_first(tmp_path, photos):
     """Planned without training it: its shape and cost are known, and the forecast has its time."""
     asked = {"data": photos, "out": tmp_path / "run", "teacher": "auto", "epochs": 2, "workers": 0}
+    asked |= FLAT
     plan = deitkit.plan(**asked)
     assert not (tmp_path / "run").exists()
     assert plan.forecast.seconds["teacher"] > 0
@@ -153,6 +157,7 @@ def test_an_image_cache_is_planned_and_not_filled(tmp_path):
         "image_size": 32,
         "epochs": 2,
         "workers": 0,
+        **FLAT,
         "data.image_cache": "disk",
         "data.image_cache_folder": str(tmp_path / "caches"),
     }
@@ -169,16 +174,16 @@ def test_an_image_cache_is_planned_and_not_filled(tmp_path):
 
 
 def test_a_budget_too_short_says_what_is_needed(tmp_path, monkeypatch, photos):
-    """6 steps an epoch of 10 s, 2 evaluations of 1 s, 4 s gone: 4 + 62 / 0.94 = 69.96."""
+    """6 steps of 10 s an epoch, a tenth of the time for evaluations: 4 + 60 / 0.9 / 0.94 = 74.9."""
     monkeypatch.setattr(timing, "measure", lambda assembly, **rest: (10.0, 1.0))
     monkeypatch.setattr(Spending, "elapsed_s", lambda self: 4.0)
-    asked = {"data": photos, "out": tmp_path / "run", "batch_size": 8, "workers": 0}
+    asked = {"data": photos, "out": tmp_path / "run", "batch_size": 8, "workers": 0, **FLAT}
     with pytest.raises(ConfigError) as caught:
         deitkit.plan(**asked, budget="20s")
     assert caught.value.code == "BUDGET"
     assert "1 steps see 17 % of the images once" in str(caught.value)
-    assert "use budget=70s or more" in str(caught.value)
-    assert deitkit.plan(**asked, budget="70s").settings["schedule.steps"] == 6
+    assert "use budget=75s or more" in str(caught.value)
+    assert deitkit.plan(**asked, budget="75s").settings["schedule.steps"] == 6
 
 
 def test_progress_that_raises_ends_a_plan(tmp_path, photos):

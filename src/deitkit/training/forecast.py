@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deitkit.training.choices import EVALUATION_SHARE, MAX_EVALUATIONS, MIN_EVALUATIONS
 from deitkit.training.spending import CHECKPOINTS, CONCLUSION, EVALUATIONS, PARTS, STEPS
 
 
@@ -101,9 +102,13 @@ def in_order(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def needed_budget_s(*, before_s: float, steps_per_epoch: int, costs: Costs, share: float) -> float:
-    """The least budget in which each image is seen once and the result is measured twice.
+    """The least budget in which each image is seen once, beside as many evaluations as
+    `choose_steps` then makes.
 
     `before_s` passes before the first step; steps and evaluations may take `share` of what is left.
     """
     epoch_s = steps_per_epoch * (costs.step_s + costs.teacher_step_s)
-    return before_s + (epoch_s + 2 * costs.evaluation_s) / share
+    fewest_s = epoch_s + MIN_EVALUATIONS * costs.evaluation_s
+    most_s = epoch_s + MAX_EVALUATIONS * costs.evaluation_s
+    left_s = max(fewest_s, min(most_s, epoch_s / (1 - EVALUATION_SHARE)))
+    return before_s + left_s / share

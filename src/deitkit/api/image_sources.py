@@ -74,7 +74,12 @@ def open_run_sources(
 
 
 def plan_run_sources(
-    config: RunConfig, dataset: Dataset, world: World, *, tell: Callable[[str], None]
+    config: RunConfig,
+    dataset: Dataset,
+    world: World,
+    *,
+    tell: Callable[[str], None],
+    progress: Callable[[str, int, int | None], None],
 ) -> tuple[OpenSources, float]:
     """As `open_run_sources`, but an image cache that is not there is not filled: a few images stand
     for all, and the seconds that filling it would take are told.
@@ -92,13 +97,11 @@ def plan_run_sources(
             source_side="whole" if data.source_side == AUTO else data.source_side,
             folder=data.image_cache_folder,
             source=dataset.source,
+            progress=progress,
         )
         if found is not None:
             return found.sources, world.max(found.seconds)
-    sources = open_run_sources(
-        config, dataset, world, tell=tell, progress=lambda what, done, total: None
-    )
-    return sources, 0.0
+    return open_run_sources(config, dataset, world, tell=tell, progress=progress), 0.0
 
 
 def _free_disk_bytes(config: RunConfig) -> int | None:

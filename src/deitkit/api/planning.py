@@ -96,7 +96,7 @@ def _plan(
     spending.mark(START_UP)
     dataset = scan(request.config, request.source, progress)
     spending.mark(READING)
-    opened = _Opened(dataset, world, request.notes.append)
+    opened = _Opened(dataset, world, request.notes.append, progress)
     teacher, teacher_said = None, None
     if has_teacher(request.config):
         classifier, teacher_said = _teacher(request, opened, spending, progress)
@@ -132,8 +132,10 @@ def _plan(
 class _Opened:
     """What views are cut from, for the student and for a teacher that is trained first."""
 
-    def __init__(self, dataset: Dataset, world: World, tell: Callable[[str], None]) -> None:
-        self.dataset, self.world, self.tell = dataset, world, tell
+    def __init__(
+        self, dataset: Dataset, world: World, tell: Callable[[str], None], progress: Progress
+    ) -> None:
+        self.dataset, self.world, self.tell, self.progress = dataset, world, tell, progress
         self._counted: set[tuple[Any, ...]] = set()
 
     def for_spending(
@@ -145,7 +147,9 @@ class _Opened:
 
         def open_sources(config: RunConfig) -> OpenSources:
             images = dataset or self.dataset
-            sources, filling_s = plan_run_sources(config, images, self.world, tell=self.tell)
+            sources, filling_s = plan_run_sources(
+                config, images, self.world, tell=self.tell, progress=self.progress
+            )
             key = (config.data.image_cache_folder, config.data.source_side, images.fingerprint)
             if key not in self._counted:
                 spending.expect(IMAGE_CACHE, filling_s)

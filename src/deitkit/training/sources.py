@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -126,7 +127,12 @@ class SampledFilling(NamedTuple):
 
 
 def sample_filling(
-    images: ImageSet, *, source_side: int | Literal["whole"], folder: str | None, source: str
+    images: ImageSet,
+    *,
+    source_side: int | Literal["whole"],
+    folder: str | None,
+    source: str,
+    progress: Callable[[str, int, int | None], None] = lambda what, done, total: None,
 ) -> SampledFilling | None:
     """Make and write `NUM_SAMPLED` images of the cache as filling it would; None where it is full.
 
@@ -144,9 +150,12 @@ def sample_filling(
     chosen = np.linspace(0, len(images) - 1, min(NUM_SAMPLED, len(images))).astype(int)
     threads = num_decode_threads() if images.can_decode_in_threads else 1
     start = time.monotonic()
-    few = list(
-        map_rows(lambda row: reduced.make(int(chosen[row])), len(chosen), num_threads=threads)
-    )
+    few: list[np.ndarray] = []
+    made = map_rows(lambda row: reduced.make(int(chosen[row])), len(chosen), num_threads=threads)
+    with closing(made):
+        for image_HWC in made:
+            few.append(image_HWC)
+            progress("decoding a few images", len(few), len(chosen))
     with tempfile.TemporaryFile() as file:
         for image_HWC in few:
             file.write(image_HWC.data)

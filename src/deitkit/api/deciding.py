@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from deitkit.api.choosing_ranks import arrange_ranks
+from deitkit.api.choosing_ranks import Arranged, arrange_ranks
 from deitkit.api.forecasting import forecast_run
 from deitkit.api.freeze import Progress
 from deitkit.api.image_sources import settle_run_sources
@@ -97,11 +97,78 @@ def decide(
         ConfigError: settings that do not fit together or to the images.
         RankNotNeeded: on the ranks that ranks=auto does without.
     """
+    from deitkit.training.forecast import Costs
+    from deitkit.training.resolve import budget_s, resolve_from_clock
+    from deitkit.training.spending import CHOOSING
+
+    arranged, sources, start = _timed(
+        request, dataset, everyone, spending, progress, teacher=teacher, open_sources=open_sources
+    )
+    world, resolution, probe, step_s, evaluation_s = arranged
+    teacher_step_s = 0.0
+    if teacher is not None:
+        teacher_step_s = world.max(_teacher_step_s(probe, teacher))
+    elapsed_s = world.max(spending.elapsed_s())
+    resolve_from_clock(
+        resolution,
+        step_s=step_s,
+        evaluation_s=evaluation_s,
+        steps_per_epoch=probe.steps.steps_per_epoch,
+        seconds_left=FINISH_SHARE * (budget_s(request.config) - elapsed_s),
+        teacher_step_s=teacher_step_s,
+    )
+    if teacher is not None:
+        _settle_cache(resolution, probe)
+    request.config = resolution.config
+    request.reasons = {**request.reasons, **resolution.reasons}
+    request.identity = {
+        "lineage": _lineage(request.config, dataset.fingerprint),
+        "data": dataset.fingerprint,
+        "teacher": "none" if teacher is None else teacher.digest,
+        "start": "none" if start is None else start.digest,
+        "recipe": request.recipe or "none",
+        "deitkit": version("deitkit"),
+    }
+    share = settled(request.config.schedule.steps) / probe.steps.steps_per_epoch
+    best_s, checkpoint_s = _saving_s(probe)
+    costs = Costs(
+        step_s=step_s,
+        teacher_step_s=teacher_step_s,
+        evaluation_s=evaluation_s,
+        best_s=best_s,
+        checkpoint_s=checkpoint_s,
+    )
+    shortage = find_shortage(request.config, probe, costs, before_s=elapsed_s, share=FINISH_SHARE)
+    if shortage is not None:
+        request.notes.append(shortage.said)
+    request.notes += short_run_notes(request.config, len(dataset.train))
+    spending.mark(CHOOSING)
+    forecast = forecast_run(request.config, probe, costs, spending, has_teacher=teacher is not None)
+    request.forecast = forecast.to_dict()
+    return Decided(
+        world=world,
+        times=None if teacher is None else TeacherTimes(step_s, teacher_step_s, share),
+        sources=sources,
+        forecast=forecast,
+        probe=probe,
+        shortage=shortage,
+    )
+
+
+def _timed(
+    request: Request,
+    dataset: Dataset,
+    everyone: World,
+    spending: Spending,
+    progress: Progress,
+    *,
+    teacher: TeacherCost | None,
+    open_sources: Callable[[RunConfig], OpenSources],
+) -> tuple[Arranged, OpenSources, Start | None]:
+    """Choose what the data decides, open what views are cut from, and time a few steps."""
     from deitkit.runtime.device import free_memory_bytes, usable_cpus
     from deitkit.training.assemble import assemble
-    from deitkit.training.forecast import Costs
-    from deitkit.training.resolve import budget_s, resolve_from_clock, resolve_from_data
-    from deitkit.training.resolve_teacher import settle_teacher_cache
+    from deitkit.training.resolve import budget_s, resolve_from_data
     from deitkit.training.spending import CHOOSING, IMAGE_CACHE
     from deitkit.training.teaching import BlankTeacher
 
@@ -132,67 +199,14 @@ def decide(
             spending.mark(IMAGE_CACHE)
         return assemble(chosen.config, dataset, world=ranks, teacher=blank, sources=opened[0])
 
-    world, resolution, probe, step_s, evaluation_s = arrange_ranks(
+    arranged = arrange_ranks(
         everyone,
         resolve,
         build,
         limit_s=MEASURE_SHARE * budget_s(request.config),
         told=lambda done, total: progress("timing a few steps", done, total),
     )
-    teacher_step_s = 0.0
-    if teacher is not None:
-        teacher_step_s = world.max(_teacher_step_s(probe, teacher))
-    elapsed_s = world.max(spending.elapsed_s())
-    resolve_from_clock(
-        resolution,
-        step_s=step_s,
-        evaluation_s=evaluation_s,
-        steps_per_epoch=probe.steps.steps_per_epoch,
-        seconds_left=FINISH_SHARE * (budget_s(request.config) - elapsed_s),
-        teacher_step_s=teacher_step_s,
-    )
-    if teacher is not None:
-        settle_teacher_cache(
-            resolution,
-            num_images=len(probe.steps.images),
-            num_classes=len(dataset.class_names),
-            free_disk=world.broadcast_json(_free_disk_bytes(request.config)),
-            free_memory=world.broadcast_json(available_memory_bytes() or 0),
-        )
-    request.config = resolution.config
-    request.reasons = {**request.reasons, **resolution.reasons}
-    request.identity = {
-        "lineage": _lineage(request.config, dataset.fingerprint),
-        "data": dataset.fingerprint,
-        "teacher": "none" if teacher is None else teacher.digest,
-        "start": "none" if start is None else start.digest,
-        "recipe": request.recipe or "none",
-        "deitkit": version("deitkit"),
-    }
-    share = settled(request.config.schedule.steps) / probe.steps.steps_per_epoch
-    best_s, checkpoint_s = _saving_s(probe)
-    costs = Costs(
-        step_s=step_s,
-        teacher_step_s=teacher_step_s,
-        evaluation_s=evaluation_s,
-        best_s=best_s,
-        checkpoint_s=checkpoint_s,
-    )
-    shortage = find_shortage(request.config, probe, costs, before_s=elapsed_s, share=FINISH_SHARE)
-    if shortage is not None:
-        request.notes.append(shortage.said)
-    request.notes += short_run_notes(request.config, len(dataset.train))
-    spending.mark(CHOOSING)
-    forecast = forecast_run(request.config, probe, costs, spending, has_teacher=teacher is not None)
-    request.forecast = forecast.to_dict()
-    return Decided(
-        world=world,
-        times=None if teacher is None else TeacherTimes(step_s, teacher_step_s, share),
-        sources=opened[0],
-        forecast=forecast,
-        probe=probe,
-        shortage=shortage,
-    )
+    return arranged, opened[0], start
 
 
 def _saving_s(probe: Assembly) -> tuple[float, float]:
@@ -214,6 +228,20 @@ def _teacher_step_s(probe: Assembly, teacher: TeacherCost) -> float:
         probe.steps.rendered(batch.indices_B[:few], batch.views[:few], teacher.image_size)
         render_s = (time.monotonic() - start) / few / max(1, settled(probe.config.run.workers))
     return len(batch) * (teacher.image_s + render_s)
+
+
+def _settle_cache(resolution: Resolution, probe: Assembly) -> None:
+    """Choose where the teacher's answers are kept, alike on all ranks."""
+    from deitkit.training.resolve_teacher import settle_teacher_cache
+
+    world = probe.world
+    settle_teacher_cache(
+        resolution,
+        num_images=len(probe.steps.images),
+        num_classes=len(probe.dataset.class_names),
+        free_disk=world.broadcast_json(_free_disk_bytes(resolution.config)),
+        free_memory=world.broadcast_json(available_memory_bytes() or 0),
+    )
 
 
 def _free_disk_bytes(config: RunConfig) -> int | None:

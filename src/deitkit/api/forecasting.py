@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LATER_BYTES = 40_000_000
 """What a process takes after the first steps that nothing before them shows: the parts of the
-report, the pictures in it, buffers that grow."""
+report, the pictures in it, buffers that grow. A round number that fits benchmarks/planner.py."""
 
 
 def forecast_run(

@@ -75,8 +75,8 @@ SINGLE_OVER_BLOCK = 3.0
 PICTURE_PASSES = 3.0
 """Forward passes of one explained picture: there, and twice as much back."""
 PAGE_S = 0.5
-"""Loading the report's parts, fitting temperature and threshold, writing the page: about what it
-took for five data sets, whatever their size (benchmarks/planner.py)."""
+"""Loading the report's parts, fitting temperature and threshold, writing the page. A round number;
+with it the end of the runs in benchmarks/planner.py was forecast to about 0.3 s."""
 
 
 def later_seconds(costs: Costs, work: Work) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deitkit.reporting.console import make_console
-from deitkit.reporting.forecast_table import beside_outcome, forecast_line, megabytes, print_plan
+from deitkit.reporting.forecast_table import forecast_line, forecast_rows, megabytes, print_plan
 
 FORECAST = {
     "total_s": 100.0,
@@ -30,13 +30,12 @@ def test_the_line_names_parts_of_a_twentieth_or_more():
     )
 
 
-def test_outcome_beside_forecast_and_nothing_for_runs_without():
-    result = {"forecast": FORECAST, "spent": {"memory_bytes": 1_100_000_000}}
-    rows = dict(beside_outcome(result))
-    assert rows["most memory of the process"] == "1.10 GB"
-    assert rows["forecast before the first step"] == forecast_line(FORECAST)
-    assert beside_outcome({"forecast": FORECAST}) == []
-    assert beside_outcome({"forecast": None, "spent": {"memory_bytes": 1}}) == []
+def test_the_report_has_a_row_for_it_and_none_for_runs_without():
+    assert forecast_rows({"forecast": FORECAST}) == [
+        ("forecast before the first step", forecast_line(FORECAST))
+    ]
+    assert forecast_rows({"forecast": None}) == []
+    assert forecast_rows({}) == []
 
 
 def test_a_plan_on_a_narrow_screen_keeps_every_word(capsys):

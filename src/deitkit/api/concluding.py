@@ -52,11 +52,11 @@ def conclude(
         if begun.ready is not None:
             result["teacher"] = _compared(request, begun, calibrated)
         if not request.resumes:
-            # A run that was interrupted took what several commands took.
-            result["forecast"], result["spent"] = request.forecast, spent_facts(spending)
+            result["forecast"] = request.forecast
         if request.config.run.report:
             _report(request, begun, calibrated, result)
         if not request.resumes:
+            # A run that was interrupted took what several commands took.
             spending.mark(CONCLUSION)
             result["spent"] = spent_facts(spending)
         write_json(request.folder / RESULT_FILE, result)

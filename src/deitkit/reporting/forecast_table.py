@@ -44,15 +44,11 @@ def forecast_line(forecast: Mapping[str, Any]) -> str:
     return f"{said} ({', '.join(parts)})"
 
 
-def beside_outcome(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Forecast and outcome of a finished run, in rows; none for a run of several commands."""
-    forecast, spent = result.get("forecast"), result.get("spent")
-    if not forecast or not spent:
-        return []
-    return [
-        ("forecast before the first step", forecast_line(forecast)),
-        ("most memory of the process", megabytes(spent["memory_bytes"])),
-    ]
+def forecast_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The forecast of a finished run, to stand below what it took; none for a run of several
+    commands."""
+    forecast = result.get("forecast")
+    return [("forecast before the first step", forecast_line(forecast))] if forecast else []
 
 
 def print_plan(console: Console, plan: Mapping[str, Any]) -> None:

@@ -11,12 +11,14 @@ from deitkit.runtime.memory import peak_memory_bytes
 
 if TYPE_CHECKING:
     from deitkit.training.assemble import Assembly
-    from deitkit.training.forecast import Costs, Forecast
+    from deitkit.training.forecast import Costs, Forecast, Work
     from deitkit.training.spending import Spending
 
 LATER_BYTES = 40_000_000
 """What a process takes after the first steps that nothing before them shows: the parts of the
-report, the pictures in it, buffers that grow. A round number that fits benchmarks/planner.py."""
+report, buffers that grow. A round number that fits benchmarks/planner.py."""
+PICTURE_BYTES = 40
+"""For each value of a picture, the most that laying a map over it takes in the report."""
 
 
 def forecast_run(
@@ -51,14 +53,18 @@ def forecast_run(
         seconds[ASKING] = seconds.get(ASKING, 0.0)
         seconds[ASKING] += views * costs.teacher_step_s / work.batch_size
     seconds |= later_seconds(costs, work)
+    later_bytes = LATER_BYTES
+    if config.run.report:
+        largest = int(probe.dataset.val.sizes.astype(int).prod(axis=1).max())
+        later_bytes += PICTURE_BYTES * config.data.channels * largest
     return Forecast(
         seconds=in_order(seconds),
-        memory_bytes=peak_memory_bytes() + LATER_BYTES,
-        rests_on=tuple(_rests_on(costs, work)),
+        memory_bytes=peak_memory_bytes() + later_bytes,
+        rests_on=tuple(_rests_on(costs, work, later_bytes)),
     )
 
 
-def _rests_on(costs: Costs, work: Any) -> list[str]:
+def _rests_on(costs: Costs, work: Work, later_bytes: int) -> list[str]:
     """The measurements behind the numbers."""
     said = [f"a step of {work.batch_size} images took {1000 * costs.step_s:.0f} ms here"]
     if work.asked_steps:
@@ -72,7 +78,7 @@ def _rests_on(costs: Costs, work: Any) -> list[str]:
     )
     said.append(
         "memory: the most that this process held while steps, an evaluation and a save were tried, "
-        f"and {LATER_BYTES / 1e6:.0f} MB for what comes later; loader workers have theirs beside it"
+        f"and {later_bytes / 1e6:.0f} MB for what comes later; loader workers have theirs beside it"
     )
     return said
 

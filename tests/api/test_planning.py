@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import deitkit
+from deitkit.api.planning import _command
 from deitkit.config import build_config, flatten, read_config_file
 from deitkit.errors import ConfigError, StoppedError
 from deitkit.training import timing
@@ -194,3 +195,12 @@ def test_progress_that_raises_ends_a_plan(tmp_path, photos):
     with pytest.raises(StoppedError):
         deitkit.plan(data=photos, out=tmp_path / "run", **SHORT, progress=told)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_is_what_would_be_typed():
+    """Lists with commas, a run by its folder; what no command can name is three dots."""
+    run = deitkit.Run(Path("runs/t"))
+    asked = {"data": Path("my photos"), "sizes": (16, 32), "teacher": run, "overwrite": True}
+    expected = "deitkit train 'data=my photos' sizes=16,32 teacher=runs/t overwrite=true"
+    assert _command({**asked, "epochs": None}) == expected
+    assert _command({"data": [(np.zeros((8, 8, 3)), "a")]}) == "deitkit train data=..."

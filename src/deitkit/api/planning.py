@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -254,9 +255,12 @@ def _command(settings: Mapping[str, Any]) -> str:
 
 
 def _typed(value: Any) -> str:
-    """A setting as it is typed; what is no path or number stays its Python text."""
+    """A setting as it is typed; for an object, which only Python can give, three dots."""
+    value = getattr(value, "folder", value)
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list | tuple) and not isinstance(value, str):
+    if isinstance(value, str | os.PathLike | int | float):
+        return str(value)
+    if isinstance(value, list | tuple) and all(isinstance(one, str | int | float) for one in value):
         return ",".join(map(str, value))
-    return str(getattr(value, "folder", value))
+    return "..."

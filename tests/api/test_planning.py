@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 import deitkit
+from deitkit.api import deciding
 from deitkit.api.planning import _command
 from deitkit.config import build_config, flatten, read_config_file
 from deitkit.errors import ConfigError, StoppedError
-from deitkit.training import timing
+from deitkit.training import teacher_asking, timing
 from deitkit.training.spending import Spending
 from tests.api.conftest import SHORT
 from tests.data.toy_photos import write_toys
@@ -118,13 +119,26 @@ def frozen_after(asked: dict[str, Any], out: Path) -> tuple[dict[str, Any], dict
     return frozen(out)
 
 
-def test_a_teacher_is_asked_less_than_train_asks(tmp_path, finished, photos):
-    """A named teacher with the same classes: three blocks at most, never more than train."""
+def test_a_teacher_is_never_asked_more_than_train_asks(tmp_path, monkeypatch, finished, photos):
+    """A named teacher with the same classes; the clock says the same to both: half a step."""
+    monkeypatch.setattr(timing, "measure", lambda assembly, **rest: (0.04, 0.1))
+    monkeypatch.setattr(deciding, "_teacher_step_s", lambda probe, teacher: 0.02)
+    asked_about: list[int] = []
+    real = teacher_asking.ask_on_clean
+
+    def counting(classifier, images, *, indices, **rest):
+        asked_about.append(len(indices))
+        return real(classifier, images, indices=indices, **rest)
+
+    monkeypatch.setattr(teacher_asking, "ask_on_clean", counting)
     asked = {"data": photos, "out": tmp_path / "run", **SHORT, "teacher": str(finished)}
     plan = deitkit.plan(**asked)
+    by_plan = sum(asked_about)
     assert plan.forecast.seconds["asking"] > 0
     begin(**asked)
-    check_alike(plan, tmp_path / "run", but={*BY_THE_CLOCK, "distill.view_epochs"})
+    check_alike(plan, tmp_path / "run", but=set())
+    assert plan.settings["distill.teacher_cache"] == "disk"
+    assert 0 < by_plan <= sum(asked_about) - by_plan
 
 
 def test_forecast_and_outcome_are_in_the_result(tmp_path, photos):

@@ -6,9 +6,11 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from deitkit.api.choosing_ranks import RankNotNeeded
 from deitkit.api.deciding import Decided, TeacherCost, decide
 from deitkit.api.freeze import Progress, no_progress, scan
 from deitkit.api.image_sources import plan_run_sources
@@ -71,6 +73,7 @@ def plan(*, progress: Progress = no_progress, **settings: Any) -> Plan:
 
     Raises:
         ConfigError: BUDGET, it does not reach for seeing each image once; and as `train`.
+        RankNotNeeded: on the ranks that ranks=auto does without.
         DeitkitError: as `train` before its first step.
     """
     started = time.monotonic()
@@ -79,8 +82,10 @@ def plan(*, progress: Progress = no_progress, **settings: Any) -> Plan:
     calm_process()
     request = read_request(settings)
     check_new(request)
-    with World.joined(device=request.config.run.device) as world:
+    with World.joined(device=request.config.run.device) as world, suppress(RankNotNeeded):
         return _plan(request, world, started, settings, progress)
+    # Only now: an error would be told to the rank that goes on.
+    raise RankNotNeeded
 
 
 def _plan(

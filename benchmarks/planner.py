@@ -135,6 +135,7 @@ def run_set(name: str, shared: Path, out: Path, budget: str) -> dict[str, Any]:
     subprocess.run([PROGRAM, "train", *settings], check=True, capture_output=True)
     seconds = time.monotonic() - start
     result = json.loads((run / "result.json").read_text())
+    beside = json.loads((run / "forecast.json").read_text())
     plan = json.loads(planned.stdout)
     return {
         "settings": settings,
@@ -143,9 +144,8 @@ def run_set(name: str, shared: Path, out: Path, budget: str) -> dict[str, Any]:
         "planned_steps": plan["settings"]["schedule.steps"],
         "steps": result["steps"],
         "model": result["model"],
-        "same_model": result["model"] == plan["settings"]["model.name"],
-        "train_forecast": result["forecast"],
-        "spent": result["spent"],
+        "train_forecast": beside["forecast"],
+        "spent": beside["spent"],
         "seconds": seconds,
     }
 

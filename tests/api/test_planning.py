@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 import deitkit
-from deitkit.api import deciding
+from deitkit.api import deciding, planning
+from deitkit.api.choosing_ranks import RankNotNeeded
 from deitkit.api.planning import _command
+from deitkit.cli.main import main
 from deitkit.config import build_config, flatten, read_config_file
 from deitkit.errors import ConfigError, StoppedError
 from deitkit.training import teacher_asking, timing
@@ -141,16 +143,18 @@ def test_a_teacher_is_never_asked_more_than_train_asks(tmp_path, monkeypatch, fi
     assert 0 < by_plan <= sum(asked_about) - by_plan
 
 
-def test_forecast_and_outcome_are_in_the_result(tmp_path, photos):
+def beside(out: Path) -> dict[str, Any]:
+    return json.loads((out / "forecast.json").read_text())
+
+
+def test_forecast_and_outcome_stand_side_by_side(tmp_path, photos):
     run = deitkit.train(data=photos, out=tmp_path / "run", **SHORT)
-    result = run.result
-    forecast, spent = result["forecast"], result["spent"]
+    forecast, spent = beside(run.folder)["forecast"], beside(run.folder)["spent"]
     assert set(spent["seconds"]) >= {"reading", "steps", "evaluations", "conclusion"}
     for said in (forecast, spent):
         assert said["total_s"] == pytest.approx(sum(said["seconds"].values()), abs=0.06)
         assert said["memory_bytes"] > 10**8
-    assert spent["total_s"] >= result["seconds"]
-    assert yaml.safe_load((tmp_path / "run" / "forecast.json").read_text()) == forecast
+    assert spent["total_s"] >= run.result["seconds"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "forecast before the first step" in page
 
@@ -160,7 +164,10 @@ def test_a_run_of_several_commands_has_no_outcome_of_one(tmp_path, photos):
     for event in events:
         if type(event).__name__ == "StepDone" and event.step == 5:
             events.close()
-    assert "spent" not in deitkit.train(data=photos, out=tmp_path / "run", **SHORT).result
+    begun = beside(tmp_path / "run")
+    assert set(begun) == {"forecast"}
+    deitkit.train(data=photos, out=tmp_path / "run", **SHORT)
+    assert beside(tmp_path / "run") == begun
 
 
 def test_an_image_cache_is_planned_and_not_filled(tmp_path):
@@ -218,3 +225,16 @@ def test_the_command_is_what_would_be_typed():
     expected = "deitkit train 'data=my photos' sizes=16,32 teacher=runs/t overwrite=true"
     assert _command({**asked, "epochs": None}) == expected
     assert _command({"data": [(np.zeros((8, 8, 3)), "a")]}) == "deitkit train data=..."
+
+
+def test_a_rank_that_is_not_needed_leaves_without_a_word(monkeypatch, capsys, photos):
+    """The command ends well; for the ranks that go on it was no error."""
+
+    def leave(*args: Any) -> None:
+        raise RankNotNeeded
+
+    monkeypatch.setattr(planning, "_plan", leave)
+    with pytest.raises(RankNotNeeded):
+        deitkit.plan(data=photos)
+    assert main(["plan", f"data={photos}"]) == 0
+    assert capsys.readouterr() == ("", "")

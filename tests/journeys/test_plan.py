@@ -23,9 +23,9 @@ def test_from_a_plan_to_the_run_it_names(photos, tmp_path):
     ran = installed(*command[1:], folder=tmp_path)
     assert ran.code == 0, ran.err
     assert "forecast" in ran.err
-    result = json.loads((tmp_path / "runs" / photos.stem / "result.json").read_text())
-    assert result["forecast"]["total_s"] > 0
-    assert result["spent"]["seconds"]["steps"] > 0
+    beside = json.loads((tmp_path / "runs" / photos.stem / "forecast.json").read_text())
+    assert beside["forecast"]["total_s"] > 0
+    assert beside["spent"]["seconds"]["steps"] > 0
 
 
 def test_as_json(commands, photos, teacher, tmp_path):

@@ -35,7 +35,7 @@ def test_the_report_has_a_row_for_it_and_none_for_runs_without():
         ("forecast before the first step", forecast_line(FORECAST))
     ]
     assert forecast_rows({"forecast": None}) == []
-    assert forecast_rows({}) == []
+    assert forecast_rows({}) == forecast_rows(None) == []
 
 
 def test_a_plan_on_a_narrow_screen_keeps_every_word(capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deitkit.api.forecasting import spent_facts
-from deitkit.api.request import BEST_FOLDER, RESULT_FILE, Request
+from deitkit.api.request import BEST_FOLDER, FORECAST_FILE, RESULT_FILE, Request
 from deitkit.api.teaching import teacher_label
 from deitkit.runtime.durable import write_json
 from deitkit.training.events import Finished
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def conclude(
     request: Request, begun: Begun, event: Finished, spending: Spending, *, earlier_s: float
 ) -> Finished:
-    """Write result.json, the last file of a run, and what it took beside what was forecast.
+    """Write what the run took beside what was forecast, and result.json, the last file of a run.
 
     `earlier_s` are the seconds of training before this command.
     """
@@ -51,14 +51,13 @@ def conclude(
         result["calibration"] = calibrated.to_dict()
         if begun.ready is not None:
             result["teacher"] = _compared(request, begun, calibrated)
-        if not request.resumes:
-            result["forecast"] = request.forecast
         if request.config.run.report:
             _report(request, begun, calibrated, result)
         if not request.resumes:
             # A run that was interrupted took what several commands took.
             spending.mark(CONCLUSION)
-            result["spent"] = spent_facts(spending)
+            beside = {"forecast": request.forecast, "spent": spent_facts(spending)}
+            write_json(request.folder / FORECAST_FILE, beside)
         write_json(request.folder / RESULT_FILE, result)
     assembly.world.barrier()
     return Finished(step=event.step, seconds=event.seconds, best=best, result=result)

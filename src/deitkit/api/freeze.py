@@ -75,7 +75,7 @@ def freeze(request: Request, dataset: Dataset) -> None:
     """Write down what was decided; from then on there is a run."""
     write_json(request.folder / DATA_REPORT_FILE, dataset.report.to_dict())
     if request.forecast is not None:
-        write_json(request.folder / FORECAST_FILE, request.forecast)
+        write_json(request.folder / FORECAST_FILE, {"forecast": request.forecast})
     # The config comes last: with it there is a run, and that run has its report.
     write_config(request)
 

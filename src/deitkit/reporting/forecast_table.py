@@ -44,10 +44,10 @@ def forecast_line(forecast: Mapping[str, Any]) -> str:
     return f"{said} ({', '.join(parts)})"
 
 
-def forecast_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The forecast of a finished run, to stand below what it took; none for a run of several
-    commands."""
-    forecast = result.get("forecast")
+def forecast_rows(beside: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """What forecast.json holds of a run's forecast, to stand below what it took; nothing for runs
+    from before there was one."""
+    forecast = None if beside is None else beside.get("forecast")
     return [("forecast before the first step", forecast_line(forecast))] if forecast else []
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from deitkit.evaluation.calibration import reliability
 from deitkit.evaluation.metrics import Metrics, softmax
 from deitkit.reporting.charts import line_chart
-from deitkit.reporting.forecast_table import forecast_rows
 from deitkit.reporting.pages import chart, duration, percent
 
 Values = Mapping[str, Any]
@@ -200,7 +199,6 @@ def costs(result: Values | None, log: Sequence[Values], num_train: int) -> list[
     rows.append(("multiply-adds an image", f"{result['macs'] / 1e6:,.1f} million"))
     rows.append(("training", f"{duration(result['seconds'])}, {result['steps']:,} steps"))
     rows.append(("the whole command", duration(result["command_seconds"])))
-    rows += forecast_rows(result)
     last = max((line["epoch"] for line in log), default=0.0)
     if result["seconds"] > 0 and last:
         rate = last * num_train / result["seconds"]

@@ -13,6 +13,7 @@ from typing import Any
 
 _HOMES = {
     "train": "deitkit.api",
+    "plan": "deitkit.api",
     "fit": "deitkit.api",
     "Run": "deitkit.api",
     "open_run": "deitkit.api",

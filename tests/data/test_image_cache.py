@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from deitkit.data import image_cache, image_cache_folder, open_split
+from deitkit.data.image_cache import num_missing
 from deitkit.data.image_cache_files import StoredImages
 from deitkit.data.image_cache_layout import check_of, layout_of, padded_words
 from deitkit.data.image_set import ImageSet
@@ -464,3 +465,26 @@ def test_memory_stays_flat_over_ten_epochs(tmp_path):
         for index in range(len(images)):
             cache.read(index)
     assert own_bytes() - before < 4 * 2**20
+
+
+def test_what_is_missing_is_told_without_touching_anything(toys, tmp_path):
+    """All of it before, none after it was filled, one after one was lost; a lost index is all."""
+    images = open_split(toys)
+    root = tmp_path / "root"
+
+    def missing() -> int:
+        return num_missing(images, root, side=SIDE, source=str(toys))
+
+    assert missing() == len(images)
+    assert not root.exists()
+    open_toys(toys, root)
+    before = files_of(root)
+    assert missing() == 0
+    assert files_of(root) == before
+    (folder,) = root.iterdir()
+    checks = bytearray((folder / "checks.bin").read_bytes())
+    checks[8:16] = bytes(8)
+    (folder / "checks.bin").write_bytes(checks)
+    assert missing() == 1
+    (folder / "checks.bin").unlink()
+    assert missing() == len(images)

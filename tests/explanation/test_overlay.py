@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from deitkit.api.forecasting import PICTURE_BYTES
 from deitkit.data.preprocess import Preprocessing
 from deitkit.explanation.overlay import overlay, seen_box
 
@@ -56,3 +59,15 @@ def test_the_marked_corner_is_the_coloured_one():
         assert np.unravel_index(redness.argmax(), redness.shape)[0] < len(picture) / 2
         assert redness[0, -1] > 60
         assert abs(redness[-1, 0]) <= 2
+
+
+def test_an_overlay_takes_what_the_forecast_of_memory_counts():
+    """The most held at once, by tracemalloc, for a whole picture under its map."""
+    picture = np.zeros((600, 800, 3), np.uint8)
+    tracemalloc.start()
+    try:
+        overlay(picture, np.ones((4, 4), np.float32), box=(0.0, 0.0, 1.0, 1.0))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most / picture.size == pytest.approx(PICTURE_BYTES, rel=0.05)

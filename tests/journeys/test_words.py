@@ -19,6 +19,7 @@ from tests.journeys.conftest import TINY, make_folder
 
 VERBS = (
     "train",
+    "plan",
     "predict",
     "evaluate",
     "demo",

@@ -83,7 +83,11 @@ PLAN = Planned(
         ("model.name", "deit_nano", "it fits"),
         ("views.flip", "0.5", "no class names a side"),
     ],
-    forecast_s=75.0,
+    forecast={
+        "total_s": 75.0,
+        "memory_bytes": 400_000_000,
+        "seconds": {"start_up": 3.0, "steps": 72.0},
+    },
     time_decides=True,
 )
 RESULT = {"val_top1": 0.75, "val_top1_interval": [0.5, 0.9], "num_val": 1200} | {
@@ -126,7 +130,8 @@ def test_without_a_terminal_the_lines_are_plain(output, monkeypatch, columns):
         "2: [red], dog",
         "deit_nano (it fits)",
         "flip 0.5 (no class names a side)",
-        "30 steps, 3.0 epochs, about 1 min 15 s",
+        "30 steps, 3.0 epochs; budget=2h gives it more",
+        "forecast 1 min 15 s for the whole command, 400 MB (training steps 1 min 12 s)",
         "budget=2h gives it more",
         "/runs/[bold]x",
         "going on from step 5 of 30",

@@ -86,3 +86,17 @@ def test_available_memory_is_the_least_that_is_known(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_meminfo_bytes", lambda: 30 * 1024)
     monkeypatch.setattr(memory, "_container_bytes", lambda: 3200)
     assert memory.available_memory_bytes() == 3200
+
+
+def test_the_most_memory_so_far_does_not_fall(tmp_path):
+    """Read from the kernel's own line (in KiB); 64 MB that are written to and given back count."""
+    status = tmp_path / "status"
+    status.write_text("VmPeak:\t  99 kB\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n")
+    assert memory.peak_memory_bytes(status) == 2 * 2**20
+    before = memory.peak_memory_bytes()
+    block = torch.ones(16 * 2**20)
+    assert block.sum() > 0
+    del block
+    after = memory.peak_memory_bytes()
+    assert before <= after
+    assert abs(memory.peak_memory_bytes(tmp_path / "none") - after) < after

@@ -12,13 +12,13 @@ from PIL import Image
 from deitkit.augmentation import ViewPolicy, render
 from deitkit.config import build_config
 from deitkit.data import ImageSet, open_split
-from deitkit.data.view_sources import ScaledSources, WholeSources, reduction_facts
+from deitkit.data.view_sources import SampledSources, ScaledSources, WholeSources, reduction_facts
 from deitkit.errors import ConfigError
 from deitkit.runtime.world import World
 from deitkit.training.loader import TrainSteps, load_steps
 from deitkit.training.resolution import Resolution
 from deitkit.training.sizes import one_size
-from deitkit.training.sources import OpenSources, open_sources, settle_sources
+from deitkit.training.sources import OpenSources, open_sources, sample_filling, settle_sources
 from tests.augmentation.plain_views import plain_views
 from tests.data import faulty_images as fi
 from tests.data.toy_photos import write_toys
@@ -183,3 +183,33 @@ def test_where_no_image_is_large_everything_is_whole(images):
 def test_fewer_pixels_than_are_rendered_are_refused(images):
     with pytest.raises(ConfigError, match=r"SOURCE_SIDE.*source_side=20.*use 32 or more"):
         settled(images, source_side=20)
+
+
+def test_a_few_images_stand_for_all():
+    """Image 5 of many is the second of three; what a reader writes into it stays with him."""
+    few = [np.full((2, 3, 3), level, np.uint8) for level in (10, 20, 30)]
+    sources = SampledSources(few)
+    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (3, 1))
+    read = sources.read(np.array([0, 4, 8]), boxes, (2, 3))
+    assert [int(image.mean()) for image in read] == [10, 20, 30]
+    read[0][:] = 0
+    assert int(few[0].mean()) == 10
+
+
+def test_filling_is_sampled_until_it_is_done(images, tmp_path):
+    """The sampled images are those the cache will hold."""
+    asked = {"source_side": 32, "folder": str(tmp_path / "caches"), "source": "toys"}
+    found = sample_filling(images, **asked)
+    assert found is not None
+    assert found.seconds > 0
+    assert not (tmp_path / "caches").exists()
+    filled = opened(images, tmp_path, 32, "disk").sources
+    everything = np.arange(len(images))
+    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (len(images), 1))
+    for expected, got in zip(
+        filled.read(everything, boxes, SIZE),
+        found.sources.sources.read(everything, boxes, SIZE),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got, expected)
+    assert sample_filling(images, **asked) is None

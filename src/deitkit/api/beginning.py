@@ -6,18 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deitkit.api.freeze import (
-    Progress,
-    TeacherTimes,
-    check_same_data,
-    freeze,
-    scan,
-    write_config,
-)
+from deitkit.api.deciding import TeacherCost, TeacherTimes, decide
+from deitkit.api.freeze import Progress, check_same_data, freeze, scan, write_config
 from deitkit.api.image_sources import open_run_sources
 from deitkit.api.request import CHECKPOINT_FOLDER, TEACHER_FACTS_FILE, Request
 from deitkit.api.teaching import find_teacher, teacher_label, train_auto_teacher
-from deitkit.config import settled
+from deitkit.config import RunConfig, settled
 from deitkit.data import Dataset
 from deitkit.errors import StoppedError
 from deitkit.runtime.durable import write_json
@@ -29,6 +23,7 @@ if TYPE_CHECKING:
     from deitkit.teachers import LiveTeacher
     from deitkit.training.assemble import Assembly
     from deitkit.training.sources import OpenSources
+    from deitkit.training.spending import Spending
     from deitkit.training.teacher_ready import ReadyTeacher
 
 
@@ -47,7 +42,7 @@ class Begun:
 def begin(
     request: Request,
     world: World,
-    started: float,
+    spending: Spending,
     stop: StopRequest,
     progress: Progress,
     train_teacher: Callable[[Request, Dataset], Iterator[Event]],
@@ -56,6 +51,7 @@ def begin(
     """Read the images, find the teacher, choose what is not chosen, and build the parts.
 
     `train_teacher` trains the teacher of teacher=auto. `dataset` are images that were read before.
+    What each part takes is in `spending`.
 
     Raises:
         DeitkitError: of every room there is.
@@ -64,26 +60,41 @@ def begin(
     from deitkit.artifacts.checkpoint import has_checkpoint
     from deitkit.runtime.device import precision_for
     from deitkit.training.assemble import TeacherSaid, assemble
+    from deitkit.training.spending import ASKING, CHOOSING, READING, START_UP, TEACHER
 
+    spending.mark(START_UP)
     told = _until_stopped(request, stop, progress)
     if dataset is None:
         dataset = scan(request.config, request.source, told)
     if request.resumes:
         check_same_data(request, dataset)
+    spending.mark(READING)
     train_auto_teacher(request, dataset, world, train_teacher, progress)
+    spending.mark(TEACHER)
     ready = find_teacher(request, dataset, world, told)
-    live, times = None, None
+    spending.mark(ASKING)
+    live, cost, times = None, None, None
     if ready is not None:
         live = ready.live(autocast_dtype=precision_for(world.device))
+        cost = TeacherCost(live.image_size, ready.image_s, live.digest)
+
+    def open_sources(config: RunConfig) -> OpenSources:
+        return open_run_sources(config, dataset, world, tell=request.notes.append, progress=told)
+
     if request.resumes:
         if request.changed and world.is_main:
             write_config(request)
-        sources = open_run_sources(
-            request.config, dataset, world, tell=request.notes.append, progress=told
-        )
+        sources = open_sources(request.config)
     else:
-        image_s = 0.0 if ready is None else ready.image_s
-        world, times, sources = freeze(request, dataset, world, started, told, live, image_s)
+        decided = decide(
+            request, dataset, world, spending, told, teacher=cost, open_sources=open_sources
+        )
+        world, times, sources = decided.world, decided.times, decided.sources
+        # Its model and its optimizer's state would stay in memory beside the run's.
+        del decided
+        if world.is_main:
+            freeze(request, dataset)
+        world.barrier()
     assembly = assemble(
         request.config,
         dataset,
@@ -93,11 +104,13 @@ def begin(
         said=None if ready is None else TeacherSaid(ready.val_indices, ready.val_NK),
         starts=not has_checkpoint(request.folder / CHECKPOINT_FOLDER),
     )
+    spending.mark(CHOOSING)
     facts = None
     if ready is not None and live is not None and times is not None and world.is_main:
         facts = _facts(request, ready, live, times, assembly, told)
         write_json(request.folder / TEACHER_FACTS_FILE, facts)
     world.barrier()
+    spending.mark(ASKING)
     return Begun(dataset=dataset, assembly=assembly, sources=sources, ready=ready, facts=facts)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from deitkit.api.request import BEST_FOLDER, RESULT_FILE, Request
+from deitkit.api.forecasting import spent_facts
+from deitkit.api.request import BEST_FOLDER, FORECAST_FILE, RESULT_FILE, Request
 from deitkit.api.teaching import teacher_label
 from deitkit.runtime.durable import write_json
 from deitkit.training.events import Finished
@@ -12,12 +13,19 @@ from deitkit.training.events import Finished
 if TYPE_CHECKING:
     from deitkit.api.beginning import Begun
     from deitkit.api.calibrating import Calibrated
+    from deitkit.training.spending import Spending
 
 
-def conclude(request: Request, begun: Begun, event: Finished, elapsed_s: float) -> Finished:
-    """Write result.json, the last file of a run."""
+def conclude(
+    request: Request, begun: Begun, event: Finished, spending: Spending, *, earlier_s: float
+) -> Finished:
+    """Write what the run took beside what was forecast, and result.json, the last file of a run.
+
+    `earlier_s` are the seconds of training before this command.
+    """
     from deitkit.evaluation.metrics import wilson_interval
     from deitkit.models import model_cost
+    from deitkit.training.spending import CONCLUSION
 
     assembly = begun.assembly
     num_params, macs = model_cost(assembly.state.model)
@@ -29,7 +37,7 @@ def conclude(request: Request, begun: Begun, event: Finished, elapsed_s: float) 
         "best": best,
         "steps": event.step,
         "seconds": round(event.seconds, 2),
-        "command_seconds": round(elapsed_s, 2),
+        "command_seconds": round(spending.elapsed_s() + earlier_s, 2),
         "model": request.config.model.name,
         "parameters": num_params,
         "macs": macs,
@@ -45,6 +53,11 @@ def conclude(request: Request, begun: Begun, event: Finished, elapsed_s: float) 
             result["teacher"] = _compared(request, begun, calibrated)
         if request.config.run.report:
             _report(request, begun, calibrated, result)
+        if not request.resumes:
+            # A run that was interrupted took what several commands took.
+            spending.mark(CONCLUSION)
+            beside = {"forecast": request.forecast, "spent": spent_facts(spending)}
+            write_json(request.folder / FORECAST_FILE, beside)
         write_json(request.folder / RESULT_FILE, result)
     assembly.world.barrier()
     return Finished(step=event.step, seconds=event.seconds, best=best, result=result)

@@ -32,7 +32,7 @@ from deitkit.runtime.lock import RunLock, check_output_folder
 from deitkit.runtime.signals import StopRequest
 from deitkit.runtime.temporary_names import remove_leftovers
 from deitkit.runtime.threads import calm_process
-from deitkit.training.events import Evaluated, Event, Finished, Planned, StepDone, Warned
+from deitkit.training.events import Evaluated, Event, Finished, Planned, Saved, StepDone, Warned
 
 if TYPE_CHECKING:
     from deitkit.runtime.world import World
@@ -106,11 +106,14 @@ def train_events(
     from deitkit.models.hub_names import is_hub_name
     from deitkit.runtime.device import describe_machine
     from deitkit.training.loop import Fit
+    from deitkit.training.spending import CHECKPOINTS, EVALUATIONS, STEPS, Spending
+
+    spending = Spending(started)
 
     def train_teacher(own: Request, images: Dataset) -> Iterator[Event]:
         return train_events(own, world, time.monotonic(), stop, no_progress, images)
 
-    begun = begin(request, world, started, stop, progress, train_teacher, dataset)
+    begun = begin(request, world, spending, stop, progress, train_teacher, dataset)
     assembly, world = begun.assembly, begun.assembly.world
     machine = describe_machine(world.device)
     warnings = [*request.notes, *begun.dataset.warnings, *assembly.notes]
@@ -156,10 +159,11 @@ def train_events(
         closing(assembly.parts.teacher),
         _reported(request, world),
     ):
+        parts: dict[type, str] = {Evaluated: EVALUATIONS, Saved: CHECKPOINTS}
         for event in run.events():
+            spending.mark(parts.get(type(event), STEPS))
             if isinstance(event, Finished):
-                elapsed_s = time.monotonic() - started + earlier_s
-                event = conclude(request, begun, event, elapsed_s)
+                event = conclude(request, begun, event, spending, earlier_s=earlier_s)
             elif isinstance(event, StepDone | Evaluated):
                 for one in (log, board):
                     one.write(event, log_interval=request.config.run.log_interval)
@@ -247,7 +251,7 @@ def _planned(request: Request, begun: Begun) -> Planned:
         batch_size=settled(request.config.optim.batch_size),
         summary=summary,
         choices=choices,
-        forecast_s=request.forecast_s,
+        forecast=request.forecast,
         teacher=begun.facts,
         class_names=begun.dataset.class_names,
         time_decides=AUTO == request.config.schedule.epochs == request.config.schedule.budget,

@@ -73,6 +73,37 @@ def open_run_sources(
     )
 
 
+def plan_run_sources(
+    config: RunConfig,
+    dataset: Dataset,
+    world: World,
+    *,
+    tell: Callable[[str], None],
+    progress: Callable[[str, int, int | None], None],
+) -> tuple[OpenSources, float]:
+    """As `open_run_sources`, but an image cache that is not there is not filled: a few images stand
+    for all, and the seconds that filling it would take are told.
+
+    Raises:
+        DataError: see `sample_filling`.
+    """
+    from deitkit.training.assemble import window_bytes_of
+    from deitkit.training.sources import sample_filling, training_images
+
+    data = config.data
+    if data.image_cache == "disk" and data.source_side != "scaled":
+        found = sample_filling(
+            training_images(dataset, window_bytes=window_bytes_of(config)),
+            source_side="whole" if data.source_side == AUTO else data.source_side,
+            folder=data.image_cache_folder,
+            source=dataset.source,
+            progress=progress,
+        )
+        if found is not None:
+            return found.sources, world.max(found.seconds)
+    return open_run_sources(config, dataset, world, tell=tell, progress=progress), 0.0
+
+
 def _free_disk_bytes(config: RunConfig) -> int | None:
     from deitkit.runtime.user_cache import user_cache
 

@@ -18,6 +18,7 @@ from deitkit.api.request import (
     BEST_FOLDER,
     CONFIG_FILE,
     DATA_REPORT_FILE,
+    FORECAST_FILE,
     METRICS_FILE,
     PYTHON_SEQUENCE,
     RESULT_FILE,
@@ -48,6 +49,7 @@ def write_report(
         ResourceError: the disk refused.
     """
     import deitkit
+    from deitkit.reporting.forecast_table import forecast_rows
     from deitkit.reporting.pages import render_page
     from deitkit.reporting.report_facts import class_tables, costs, curves, data_facts
 
@@ -55,6 +57,7 @@ def write_report(
     config_text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
     data = read_json(folder / DATA_REPORT_FILE)
     teacher = read_json(folder / TEACHER_FACTS_FILE)
+    beside = read_json(folder / FORECAST_FILE)
     data_rows, data_warnings = ([], []) if data is None else data_facts(data)
     num_train = 0 if data is None else data["num_images"].get("train", 0)
     metrics = None if answers is None else _metrics(answers)
@@ -75,7 +78,7 @@ def write_report(
         "teacher": teacher,
         "comparison": None if result is None else result.get("teacher"),
         "agreement": _agreement(result),
-        "costs": costs(result, log, num_train),
+        "costs": [*costs(result, log, num_train), *forecast_rows(beside)],
         "data": data_rows,
         "data_warnings": data_warnings,
         "command": shlex.join(

@@ -30,6 +30,7 @@ CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
 DATA_REPORT_FILE = "data_report.json"
+FORECAST_FILE = "forecast.json"
 START_REPORT_FILE = "start_report.txt"
 TEACHER_FACTS_FILE = "teacher.json"
 TEACHER_FILES = (TEACHER_FACTS_FILE, "teacher.safetensors")
@@ -42,6 +43,7 @@ RUN_ENTRIES = (
     RESULT_FILE,
     METRICS_FILE,
     DATA_REPORT_FILE,
+    FORECAST_FILE,
     START_REPORT_FILE,
     *TEACHER_FILES,
     TEACHER_FOLDER,
@@ -72,7 +74,8 @@ class Request:
     identity: dict[str, str] = field(default_factory=dict)
     """lineage and data fingerprint of a run, written when it began."""
     notes: list[str] = field(default_factory=list)
-    forecast_s: float | None = None
+    forecast: dict[str, Any] | None = None
+    """`Forecast.to_dict()` of a run that begins now."""
 
     def shared(self) -> dict[str, Any]:
         """What rank 0 alone found out, for the others."""

@@ -101,7 +101,9 @@ def _teach(
 
     import torch
 
-    begun = begin(request, world, started, stop, progress, train_teacher)
+    from deitkit.training.spending import Spending
+
+    begun = begin(request, world, Spending(started), stop, progress, train_teacher)
     assembly = begun.assembly
     for text in (*request.notes, *begun.dataset.warnings, *assembly.notes):
         tell(text)

@@ -133,7 +133,8 @@ def _print_table(console: Any, rows: list[Any], folder: Path, seconds: float) ->
     from rich.table import Table
     from rich.text import Text
 
-    from deitkit.reporting.console import duration, percent
+    from deitkit.reporting.console import percent
+    from deitkit.reporting.durations import duration
 
     num_images = rows[0][2].fused.num_images
     table = Table(title=f"{num_images} test images that no training saw")

@@ -23,6 +23,7 @@ EVERYDAY, MORE = "Everyday", "More"
 
 VERBS = {
     "train": ("train:train", EVERYDAY),
+    "plan": ("plan:plan", EVERYDAY),
     "predict": ("predict:predict", EVERYDAY),
     "evaluate": ("evaluate:evaluate", EVERYDAY),
     "check": ("check:check", EVERYDAY),

@@ -56,7 +56,8 @@ def teach(
         return launch_ranks(ranks_wanted, sys.argv[1:])
 
     from deitkit.api import teach as teach_views
-    from deitkit.reporting.console import TrainingConsole, duration
+    from deitkit.reporting.console import TrainingConsole
+    from deitkit.reporting.durations import duration
     from deitkit.training.events import Warned
 
     is_main = os.environ.get("RANK", "0") == "0"

@@ -138,6 +138,20 @@ def open_image_cache(
         raise _fault(error, place, layout.num_bytes) from error
 
 
+def num_missing(images: ImageSet, root: Path, *, side: int | None, source: str) -> int:
+    """Different images that `open_image_cache` would have to decode; nothing is made or changed."""
+    layout = ReducedImages(images, side).layout
+    identity = CacheIdentity(decode=images.decode, side=side, source=source)
+    place = root.expanduser() / cache_name(identity, layout)
+    if not place.is_dir():
+        return len(layout)
+    try:
+        with StoredImages(place, layout) as stored:
+            return len(stored.missing())
+    except OSError:
+        return len(layout)
+
+
 def _began(place: Path, identity: CacheIdentity, layout: Layout, tell: Tell) -> bool:
     """Make the folder; False where nothing can be written."""
     _check_space(place, layout.num_bytes)

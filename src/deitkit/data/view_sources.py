@@ -123,6 +123,22 @@ class CachedSources:
         return [self.cache.read(index) for index in indices_B.tolist()]
 
 
+class SampledSources:
+    """A few images that stand for all: to time steps before an image cache is there."""
+
+    num_remade = 0
+    block = None
+
+    def __init__(self, few: Sequence[np.ndarray]) -> None:
+        self.few = few
+
+    def read(
+        self, indices_B: np.ndarray, box_B4: np.ndarray, size: tuple[int, int]
+    ) -> Sequence[np.ndarray]:
+        # A copy, as from a file that is mapped into memory.
+        return [self.few[index % len(self.few)].copy() for index in indices_B.tolist()]
+
+
 def reduction_facts(
     sizes_N2: np.ndarray, source_side: SourceSide, size: tuple[int, int]
 ) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from rich.text import Text
 from deitkit.data import printable
 from deitkit.evaluation.metrics import wilson_interval
 from deitkit.reporting.charts import interval_chart
-from deitkit.reporting.console import duration, percent
+from deitkit.reporting.console import percent
+from deitkit.reporting.durations import duration
 
 Interval = tuple[float, float]
 

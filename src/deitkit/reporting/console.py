@@ -19,6 +19,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from deitkit.reporting.durations import duration
+from deitkit.reporting.forecast_table import forecast_line
 from deitkit.training.events import Evaluated, Event, Finished, Planned, Saved, StepDone, Warned
 
 SHOWN_AFTER_S = 1.0
@@ -52,17 +54,6 @@ def make_console(*, stderr: bool = False) -> Console:
     if not stream.isatty() or os.environ.get("COLUMNS") in ("", "0"):
         width = 100
     return PatientConsole(file=stream, markup=False, highlight=False, emoji=False, width=width)
-
-
-def duration(seconds: float) -> str:
-    """1 h 05 min, 12 min, 1 min 20 s, 8.4 s."""
-    if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 10:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def percent(share: float) -> str:
@@ -155,11 +146,11 @@ class TrainingConsole:
                 grid.add_row(short, Text(f"{value}   ({why})"))
         epochs = plan.total_steps / plan.steps_per_epoch
         length = f"{plan.total_steps:,} steps, {epochs:.1f} epochs"
-        if plan.forecast_s is not None:
-            length += f", about {duration(plan.forecast_s)}"
-            if plan.time_decides:
-                length += "; budget=2h gives it more"
+        if plan.forecast is not None and plan.time_decides:
+            length += "; budget=2h gives it more"
         grid.add_row("training", length)
+        if plan.forecast is not None:
+            grid.add_row("forecast", forecast_line(plan.forecast))
         grid.add_row("run folder", Text(plan.run_folder))
         self.console.print(grid)
         if plan.teacher is not None:

@@ -100,19 +100,23 @@ class Assembly:
             said=self.said,
         )
 
+    def bundle(self, model: ImageModel, provenance: dict[str, Any]) -> Bundle:
+        """The model as people get it."""
+        return Bundle(
+            model_config=self.state.model.config,
+            class_names=self.dataset.class_names,
+            preprocessing=self.spec,
+            fusion="softmax" if self.config.distill.fusion == "softmax" else "mean",
+            temperature=1.0,
+            provenance=provenance,
+            state_dict={k: v.detach().cpu() for k, v in model.state_dict().items()},
+        )
+
     def save_best(self, run_folder: Path, provenance: dict[str, Any]) -> Callable[..., None]:
         """A function that writes a model and its scores to `best/`."""
 
         def save(model: ImageModel, scores: dict[str, Any]) -> None:
-            bundle = Bundle(
-                model_config=self.state.model.config,
-                class_names=self.dataset.class_names,
-                preprocessing=self.spec,
-                fusion="softmax" if self.config.distill.fusion == "softmax" else "mean",
-                temperature=1.0,
-                provenance={**provenance, "validation": scores},
-                state_dict={k: v.detach().cpu() for k, v in model.state_dict().items()},
-            )
+            bundle = self.bundle(model, {**provenance, "validation": scores})
             save_bundle(run_folder / "best", bundle)
 
         return save

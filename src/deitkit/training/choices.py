@@ -18,6 +18,8 @@ AUTO_REGNET_IMAGES = 5_000
 """Photographs from which on teacher=auto is a RegNetY."""
 MEMORY_SHARE = 0.5
 """Of the free memory, what the activations of one step may take."""
+EVALUATION_SHARE, MIN_EVALUATIONS, MAX_EVALUATIONS = 0.1, 2, 20
+"""Of the time for training, what evaluations may take, and their number."""
 FLOATS_PER_TOKEN_AND_WIDTH = 20
 """That a transformer block keeps for its backward pass, over the width of a token."""
 OPTIMIZER_HABITS = {
@@ -288,7 +290,8 @@ def choose_steps(
     `teacher_step_s` are added to the steps of the first `view_epochs` epochs; 0 is all of them,
     and with None as many as `choose_view_epochs` will choose.
     """
-    num_evaluations = max(2, min(20, int(0.1 * seconds / max(evaluation_s, 1e-6))))
+    wanted = int(EVALUATION_SHARE * seconds / max(evaluation_s, 1e-6))
+    num_evaluations = max(MIN_EVALUATIONS, min(MAX_EVALUATIONS, wanted))
     seconds = max(seconds, 0.0)
     limit = max_epochs * steps_per_epoch
     steps = steps_within(

@@ -25,8 +25,8 @@ class Planned:
     """What was found, lines of (name, text)."""
     choices: Sequence[tuple[str, str, str]]
     """What was chosen: (name, value, reason)."""
-    forecast_s: float | None
-    """Expected seconds of training; None for a run that goes on."""
+    forecast: Mapping[str, Any] | None
+    """`Forecast.to_dict()` of the whole command; None for a run that goes on."""
     time_decides: bool
     """Neither epochs nor budget were asked for, so a budget would give it more."""
     teacher: Mapping[str, Any] | None = None

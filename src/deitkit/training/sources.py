@@ -4,18 +4,24 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from deitkit.data import Dataset, ImageSet
-from deitkit.data.image_cache import ReducedImages, open_image_cache
+from deitkit.data.image_cache import ReducedImages, num_missing, open_image_cache
+from deitkit.data.threads import map_rows, num_decode_threads
 from deitkit.data.view_sources import (
     CachedSources,
     ReducedSources,
+    SampledSources,
     ScaledSources,
     SourceSide,
     ViewSources,
@@ -35,6 +41,8 @@ DISK_SHARE = 0.5
 """Of the free disk, what an image cache may fill unasked."""
 SIDE_OVER_CROP = (8, 7)
 """A stored image's short side over the largest side that views are rendered at: 256 for 224."""
+NUM_SAMPLED = 64
+"""Images that are decoded to tell how long an image cache takes to fill."""
 
 ImageCacheMode = Literal["auto", "memory", "disk", "off"]
 
@@ -109,6 +117,53 @@ def open_sources(
         return OpenSources(images=images, sources=WholeSources(images))
     sources = ReducedSources(ReducedImages(images, side))
     return OpenSources(images=images, sources=sources, source_side=source_side)
+
+
+class SampledFilling(NamedTuple):
+    """A few images of an image cache that is not there yet, and what all of them will take."""
+
+    sources: OpenSources
+    seconds: float
+
+
+def sample_filling(
+    images: ImageSet,
+    *,
+    source_side: int | Literal["whole"],
+    folder: str | None,
+    source: str,
+    progress: Callable[[str, int, int | None], None] = lambda what, done, total: None,
+) -> SampledFilling | None:
+    """Make and write `NUM_SAMPLED` images of the cache as filling it would; None where it is full.
+
+    What an earlier data set's cache would hand over is not looked for.
+
+    Raises:
+        DataError: an image vanished or changed.
+    """
+    side = None if source_side == "whole" else source_side
+    root = user_cache("images") if folder is None else Path(folder)
+    missing = num_missing(images, root, side=side, source=source)
+    if missing == 0:
+        return None
+    reduced = ReducedImages(images, side)
+    chosen = np.linspace(0, len(images) - 1, min(NUM_SAMPLED, len(images))).astype(int)
+    threads = num_decode_threads() if images.can_decode_in_threads else 1
+    start = time.monotonic()
+    few: list[np.ndarray] = []
+    made = map_rows(lambda row: reduced.make(int(chosen[row])), len(chosen), num_threads=threads)
+    with closing(made):
+        for image_HWC in made:
+            few.append(image_HWC)
+            progress("decoding a few images", len(few), len(chosen))
+    with tempfile.TemporaryFile() as file:
+        for image_HWC in few:
+            file.write(image_HWC.data)
+        file.flush()
+        os.fsync(file.fileno())
+    seconds = (time.monotonic() - start) * missing / len(chosen)
+    sources = OpenSources(images=images, sources=SampledSources(few), source_side=source_side)
+    return SampledFilling(sources, seconds)
 
 
 def settle_sources(

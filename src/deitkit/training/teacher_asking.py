@@ -66,6 +66,11 @@ def choose_fit_images(
     return taken[np.argsort(sample_ids_N[taken], kind="stable")]
 
 
+def num_fit_images(num_classes: int) -> int:
+    """The most images that a head for so many classes is fitted on."""
+    return min(MAX_FIT_IMAGES, max(MIN_FIT_IMAGES, FIT_IMAGES_PER_CLASS * num_classes))
+
+
 def fit_own_head(
     classifier: Classifier,
     train: ImageSet,
@@ -81,8 +86,7 @@ def fit_own_head(
         ModelFileError: TEACHER_OUTPUT.
     """
     num_classes = len(train.class_names)
-    num_images = min(MAX_FIT_IMAGES, max(MIN_FIT_IMAGES, FIT_IMAGES_PER_CLASS * num_classes))
-    chosen = choose_fit_images(train.labels, train.sample_ids, num_images)
+    chosen = choose_fit_images(train.labels, train.sample_ids, num_fit_images(num_classes))
     labels = train.labels[chosen]
     features_ND = np.zeros((0, 1), np.float32)
     if len(chosen):
@@ -108,10 +112,11 @@ def ask_in_time(
     max_seconds: float | None,
     autocast_dtype: torch.dtype | None,
     progress: Progress,
+    min_images: int = MIN_ASKED_IMAGES,
 ) -> Answers:
     """Ask about clean images by ascending sample id until `max_seconds` are over (None: all).
 
-    At least `MIN_ASKED_IMAGES` are asked about, or all there are. A first call is slower than
+    At least `min_images` are asked about, or all there are. A first call is slower than
     others, so the first of several blocks is not timed, and a lone one is asked about again.
 
     Raises:
@@ -133,7 +138,7 @@ def ask_in_time(
     num_asked = 0
     while num_asked < len(order):
         is_late = max_seconds is not None and time.monotonic() - begun > max_seconds
-        if is_late and num_asked >= MIN_ASKED_IMAGES:
+        if is_late and num_asked >= min_images:
             break
         blocks.append(ask(order[num_asked : num_asked + block_size]))
         num_asked += len(blocks[-1])

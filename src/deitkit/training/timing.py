@@ -1,21 +1,30 @@
-"""How long a step and an evaluation take here, before the number of steps is decided."""
+"""How long a step, an evaluation and a save take here, before the number of steps is decided."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
+from deitkit.artifacts.checkpoint import save_checkpoint
+from deitkit.errors import DeitkitError
 from deitkit.training.assemble import Assembly, score
 from deitkit.training.loader import PREFETCHED_STEPS
 from deitkit.training.step import train_step
 
 NUM_WARM_STEPS = 2
-NUM_TIMED_STEPS = 8
+MIN_TIMED_STEPS, MAX_TIMED_STEPS = 8, 24
+ENOUGH_S = 2.0
+"""Of timed steps: short steps are timed more often, so that a moment's noise counts less."""
 NUM_TIMED_IMAGES = 128
+MAX_SAVED_BYTES = 64 * 10**6
+"""Of a checkpoint, what is written on trial; the rest is taken to cost as much a byte."""
 
 
 def measure(
@@ -47,7 +56,7 @@ def _measure_step(
     """
     state, parts, world = assembly.state, assembly.parts, assembly.world
     num_warm = NUM_WARM_STEPS + PREFETCHED_STEPS * assembly.num_workers
-    num_all = num_warm + NUM_TIMED_STEPS
+    num_all = num_warm + MAX_TIMED_STEPS
     times = [time.monotonic()]
     with closing(assembly.batches(0, num_all)) as batches:
         for batch in batches:
@@ -55,10 +64,12 @@ def _measure_step(
                 float(train_step(state, batch, parts).losses.total)
             times.append(time.monotonic())
             progress(place * num_all + len(times) - 1, num_places * num_all)
-            is_late = world.any(times[-1] - times[0] > limit_s)
-            if is_late and len(times) > NUM_WARM_STEPS + 2:
+            num_timed = len(times) - 1 - num_warm
+            is_enough = num_timed >= MIN_TIMED_STEPS and times[-1] - times[num_warm] > ENOUGH_S
+            is_late = times[-1] - times[0] > limit_s and len(times) > NUM_WARM_STEPS + 2
+            if world.any(is_enough or is_late):
                 break
-    first = min(num_warm, max(NUM_WARM_STEPS, len(times) - 1 - NUM_TIMED_STEPS))
+    first = min(num_warm, max(NUM_WARM_STEPS, len(times) - 1 - MIN_TIMED_STEPS))
     return (times[-1] - times[first]) / (len(times) - 1 - first)
 
 
@@ -72,3 +83,31 @@ def _measure_evaluation(assembly: Assembly) -> float:
     num_models = 1 if state.average is None else 2
     share = len(assembly.dataset.val) / len(few)
     return world.max((time.monotonic() - start) * share * num_models)
+
+
+def measure_saving(assembly: Assembly) -> tuple[float, float]:
+    """Seconds of writing the best weights and a checkpoint, tried in a temporary folder;
+    0 where that cannot be written to, which is no reason to stop here."""
+    tensors, _ = assembly.state.pack()
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    few: dict[str, Tensor] = {}
+    num_bytes = 0
+    for name, tensor in tensors.items():
+        if num_bytes + tensor.nbytes > MAX_SAVED_BYTES and few:
+            break
+        few[name] = tensor
+        num_bytes += tensor.nbytes
+    of_model = sum(tensor.nbytes for tensor in assembly.state.model.state_dict().values())
+    try:
+        with tempfile.TemporaryDirectory(prefix="deitkit-") as name:
+            start = time.monotonic()
+            save_checkpoint(Path(name), step=0, tensors=few, state={}, lineage="trial", machine={})
+            checkpoint_s = (time.monotonic() - start) * total / max(1, num_bytes)
+            if of_model > MAX_SAVED_BYTES:
+                return checkpoint_s * of_model / total, checkpoint_s
+            start = time.monotonic()
+            with suppress(DeitkitError):
+                assembly.save_best(Path(name), {})(assembly.state.model, {})
+            return time.monotonic() - start, checkpoint_s
+    except (OSError, DeitkitError):
+        return 0.0, 0.0

@@ -189,7 +189,7 @@ def test_operations_act_on_the_cropped_and_flipped_image_in_their_order(channels
         )
         # Sums of float32 here, of doubles in Pillow: the last bit may decide between two levels.
         apart = np.abs(got[0, channel].astype(int) - np.asarray(sheared))
-        assert apart.max() <= 1 and (apart > 0).sum() <= 2
+        assert apart.max() <= 1 and (apart > 0).mean() <= 0.02
         moved = np.full((32, 24), fill[channel], dtype=np.uint8)
         moved[:24] = before[4, channel, 8:]
         moved = np.where(moved >= 77, 255 - moved, moved)

@@ -9,12 +9,14 @@ shears and moves but for the last bits, which a few times in thousands of pixels
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -80,6 +82,8 @@ def smoothed(image: Image.Image) -> Image.Image:
 def _moved(pixels: Bytes, shift: float, axis: int, fill: Fill) -> Bytes:
     """All fetched from `shift` pixels further along an axis, by Keys' cubic of a = -1 as Pillow's
     transform; what lies outside is `fill`, what the cubic reads there is the border."""
+    import torch
+
     length = pixels.shape[axis]
     start, part = _place(np.array([shift]), length)
     before, after = max(0, -int(start[0])), max(0, int(start[0]) + 3)
@@ -96,6 +100,8 @@ def _moved(pixels: Bytes, shift: float, axis: int, fill: Fill) -> Bytes:
 
 def _sheared(pixels: Bytes, factor: float, fill: Fill) -> Bytes:
     """As `_moved` along each row by a factor of where its middle is."""
+    import torch
+
     num_columns = pixels.shape[1]
     shift_R = factor * (np.arange(len(pixels), dtype=np.float64) + 0.5)
     start_R, part_R = _place(shift_R, num_columns)
@@ -128,6 +134,8 @@ def _inside(shift: NDArray[np.float64], length: int) -> NDArray[np.int64]:
 
 def _cubic(neighbours: Sequence[Tensor], part: Tensor) -> Tensor:
     """Between the second and third of four neighbours, cut off to a level of 0 to 255: uint8."""
+    import torch
+
     x = part.double()
     weights = (
         -x * (x - 1) ** 2,

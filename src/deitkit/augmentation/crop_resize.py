@@ -10,15 +10,17 @@ with weights of 16 bits, three times as fast, within a level of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from deitkit.augmentation.operations import join_channels, split_channels
 from deitkit.augmentation.views import Views
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Bytes = NDArray[np.uint8]
 
@@ -70,6 +72,8 @@ def resize_box(
 
 
 def _resize_bytes(crop_HWC: Bytes, size: tuple[int, int]) -> Bytes:
+    import torch
+
     if crop_HWC.shape[:2] == size:
         return crop_HWC
     # Channels last without gaps, into and out of the kernel: anything else it would copy first.

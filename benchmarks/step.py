@@ -84,7 +84,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str
             else:
                 workers[name] = worker
         tasks = {name: partial(worker.do, "step") for name, worker in workers.items()}
-        return in_turn(tasks, rounds=asked.rounds, warm_rounds=2), missing
+        return in_turn(tasks, rounds=asked.rounds, limit_s=asked.limit, warm_rounds=2), missing
     finally:
         for worker in workers.values():
             worker.close()
@@ -130,6 +130,7 @@ def main() -> None:
     )
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--limit", type=float, default=600, help="seconds until no round begins")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--arms", nargs="+", choices=ORDER, default=list(ORDER))
     parser.add_argument("--drop-path", type=float, default=0.0)

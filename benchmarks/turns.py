@@ -72,13 +72,20 @@ def absent(reason: str) -> None:
 
 
 def in_turn(
-    tasks: Mapping[str, Callable[[], float]], *, rounds: int, warm_rounds: int = 1
+    tasks: Mapping[str, Callable[[], float]],
+    *,
+    rounds: int,
+    limit_s: float,
+    warm_rounds: int = 1,
 ) -> dict[str, list[float]]:
     """Seconds of each task in each round, one after the other, the order turned by one each round.
-    Rounds before the first warm up and are left out."""
+    Rounds before the first warm up and are left out; after `limit_s` no round begins any more."""
+    begun = time.monotonic()
     names = list(tasks)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-warm_rounds, rounds):
+        if number > 0 and time.monotonic() - begun > limit_s:
+            break
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             taken = tasks[name]()

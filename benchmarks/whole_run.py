@@ -81,13 +81,13 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[Round]:
             for side, names in TASKS.items()
             for task in names
         }
-        seconds = in_turn(tasks, rounds=asked.rounds, warm_rounds=1)
+        seconds = in_turn(tasks, rounds=asked.rounds, limit_s=asked.limit)
     finally:
         for worker in workers.values():
             worker.close()
     return [
         {name: times[number] / BATCH_SIZE for name, times in seconds.items()}
-        for number in range(asked.rounds)
+        for number in range(len(next(iter(seconds.values()))))
     ]
 
 
@@ -172,6 +172,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--limit", type=float, default=600, help="seconds until no round begins")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--same-settings", action="store_true")
     parser.add_argument("--out", type=Path, default=None, help="JSON of all rounds goes here too")

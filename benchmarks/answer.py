@@ -1,6 +1,10 @@
 """How soon and how fast an exported DeiT-tiny answers, against timm.
 
-    python benchmarks/answer.py [start] [batch] [folder] [--data FOLDER] [--rounds 7]
+    GOMP_SPINCOUNT=1000 python benchmarks/answer.py [start] [batch] [folder] [--data FOLDER]
+                                                    [--rounds 7]
+
+Without that variable torch's threads spin while they wait, and on a machine that does anything else
+timm answers a tenth as many single pictures.
 
 FOLDER holds weights/deit_tiny_patch16_224/; without it the weights are new ones, which takes as
 long. deitkit exports the model once, in fp32 and in int8. In every round each way is measured

@@ -71,7 +71,7 @@ class OnnxPredictor:
         """The one that is soonest done with so many pictures.
 
         Several are computed a picture a core, which never waits for another: on two cores 1.2 to
-        2 times as many as 16 at a time with each operator on both (benchmarks/answer.py).
+        1.5 times as many as 16 at a time with each operator on both (benchmarks/answer.py).
         """
         if num_pictures == 1:
             return cls(path, quick=True)

@@ -31,7 +31,7 @@ def open_session(
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     # Threads that have nothing to do sleep; by default they spin, and starve the one they wait for
-    # wherever the machine does anything else: there 1.5 times as many answers without it, a
+    # wherever the machine does anything else: there 1.6 times as many answers without it, a
     # picture at a time. On a quiet machine, 64 at a time, it costs a twentieth.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if quick:

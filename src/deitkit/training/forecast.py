@@ -76,7 +76,8 @@ PICTURE_PASSES = 3.0
 """Forward passes of one explained picture: there, and twice as much back."""
 PAGE_S = 0.5
 """Loading the report's parts, fitting temperature and threshold, writing the page. A round number;
-with it the end of the runs in benchmarks/planner.py was forecast to about 0.3 s."""
+with it the end of the runs in benchmarks/planner.py was forecast to 0.3 s, but for large
+photographs, whose pictures are decoded less often than is counted (6.7 s for 4.3 s)."""
 
 
 def later_seconds(costs: Costs, work: Work) -> dict[str, float]:

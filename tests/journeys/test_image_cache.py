@@ -66,7 +66,7 @@ def test_fresh_found_damaged_and_removed_caches_give_one_run(commands, large, ex
         f"out={out}",
         *LARGE,
         *disk,
-        hooks={"names": ["fsync"], "at": 14, "signal": 9},
+        hooks={"names": ["step"], "at": 4, "signal": 9},
     )
     assert killed.code == -9
     shutil.rmtree(folder)

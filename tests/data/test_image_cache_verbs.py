@@ -109,7 +109,7 @@ def test_verify_says_which_file_is_damaged(tmp_path, caches, harm, said, capsys)
         ({"max_gb": 0, "unused_days": 30}, {"a30"}),
         ({"max_gb": 1}, set()),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_prune_by_age_and_size(tmp_path, caches, chosen, gone):
     removed, in_use = prune_caches(tmp_path / "root", **chosen)

@@ -57,8 +57,8 @@ def verb_function(name: str) -> Callable[..., Any]:
     return found
 
 
-def build_app() -> App:
-    """The parser with all verbs."""
+def build_app(*, loaded: bool = True) -> App:
+    """The parser with all verbs; their help is at hand only where they are `loaded`."""
     from cyclopts import App, Group
 
     groups = {name: Group(name, sort_key=place) for place, name in enumerate((EVERYDAY, MORE))}
@@ -73,7 +73,8 @@ def build_app() -> App:
         help_format="plaintext",
     )
     for place, (name, (home, group)) in enumerate(VERBS.items()):
-        app.command(f"deitkit.cli.{home}", name=name, group=groups[group], sort_key=place)
+        function = verb_function(name) if loaded else f"deitkit.cli.{home}"
+        app.command(function, name=name, group=groups[group], sort_key=place)
     return app
 
 
@@ -138,7 +139,7 @@ def _call(tokens: list[str]) -> Any:
     from cyclopts import CycloptsError
 
     try:
-        return build_app()(
+        return build_app(loaded=not tokens or tokens[0] not in VERBS)(
             tokens, exit_on_error=False, print_error=False, result_action="return_value"
         )
     except CycloptsError as error:

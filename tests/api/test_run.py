@@ -87,7 +87,7 @@ def test_what_is_no_run_is_named(tmp_path):
         deitkit.open_run(tmp_path / "nothing")
     assert caught.value.code == "NO_RUN"
     with pytest.raises(ModelFileError) as no_bundle:
-        deitkit.open_run(tmp_path).predict(tmp_path)
+        deitkit.open_run(tmp_path).predict(np.zeros((16, 16, 3), np.uint8))
     assert no_bundle.value.exit_code == 5
 
 

@@ -15,7 +15,7 @@ import deitkit
 from tests.journeys.final_state import final_state
 
 NUM_EACH = {"train": 10, "test": 3}
-TEACHER = ("model=small_cnn", "image_size=48", "epochs=2", "batch_size=16", "workers=2")
+TEACHER = ("model=small_cnn", "image_size=48", "epochs=20", "batch_size=16", "workers=2")
 STUDENT = (
     "teacher=teacher",
     "model=deit_nano_conv_distilled_patch8_32",

@@ -25,6 +25,7 @@ def train(
     init: str | None = None,
     epochs: str | None = None,
     sizes: str | None = None,
+    strengths: str | None = None,
     budget: str | None = None,
     batch_size: str | None = None,
     image_size: str | None = None,

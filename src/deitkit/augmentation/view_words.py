@@ -24,7 +24,7 @@ from deitkit.augmentation.op_codes import OP_CODES
 from deitkit.augmentation.view_policy import ViewPolicy
 from deitkit.augmentation.views import Views
 
-PIXELS_SCHEMA = 1
+PIXELS_SCHEMA = 2
 """Raised whenever the same view of the same content is decoded, rendered, erased or mixed to other
 pixels than before: no word of an earlier version is then met again."""
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import statistics
 import subprocess
@@ -37,6 +38,7 @@ import torch
 from finetune import MEAN, STD, declare_torchvision_ops
 from input import write_photographs
 from PIL import Image
+from turns import in_turn
 
 from deitkit.api.benching import _bundle_of
 from deitkit.data.preprocess import Preprocessing
@@ -88,8 +90,10 @@ def public_weights(data: Path | None) -> dict[str, torch.Tensor] | None:
     if data is None:
         return None
     path = data / "weights" / NAME / f"{NAME}.pth"
-    state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return state["model"]  # type: ignore[return-value]
+    saved: dict[str, dict[str, torch.Tensor]] = torch.load(
+        path, map_location="cpu", weights_only=True
+    )
+    return saved["model"]
 
 
 def exported(folder: Path, state: dict[str, torch.Tensor] | None) -> dict[str, Path]:
@@ -103,19 +107,6 @@ def exported(folder: Path, state: dict[str, torch.Tensor] | None) -> dict[str, P
     for name, file in contents.items():
         (folder / f"{name}.onnx").write_bytes(file)
     return {name: folder / f"{name}.onnx" for name in contents}
-
-
-def in_turns(ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
-    """What each way took in each round; a round before the first warms all of them."""
-    names = list(ways)
-    took: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            seconds = ways[name]()
-            if number:
-                took[name].append(seconds)
-    return took
 
 
 def ratio_to(first: list[float], others: list[float]) -> str:
@@ -134,7 +125,7 @@ def report_start(files: dict[str, Path], photo: Path, rounds: int) -> None:
         name: (lambda words=words, name=name: whole_process(words, processor[name]))
         for name, words in commands.items()
     }
-    took = in_turns(ways, rounds)
+    took = in_turn(ways, rounds=rounds, limit_s=math.inf)
     print("\n| start to first answer | s | s of processor | times as soon | in processor seconds |")
     print("|---|---|---|---|---|")
     for name, seconds in took.items():
@@ -230,7 +221,7 @@ def folder_ways(
 
 
 def report(what: str, ways: dict[str, Way], num: int, rounds: int) -> None:
-    took = in_turns(ways, rounds)
+    took = in_turn(ways, rounds=rounds, limit_s=math.inf)
     print(f"\n| {what} | img/s | times as many |")
     print("|---|---|---|")
     for name, seconds in took.items():

@@ -108,7 +108,8 @@ def timm_rate(a: argparse.Namespace) -> float:
     from timm.utils import ModelEmaV3
 
     model = timm.create_model(a.model, num_classes=NUM_CLASSES, drop_path_rate=0.1).to(a.device)
-    model.set_distilled_training(True) if hasattr(model, "set_distilled_training") else None
+    if hasattr(model, "set_distilled_training"):
+        model.set_distilled_training(True)
     average = ModelEmaV3(model, decay=0.9999)
     run = torch.compile(model) if a.device == "cuda" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=a.device == "cuda")

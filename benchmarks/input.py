@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
+import math
 import statistics
 import tempfile
 import time
@@ -35,6 +37,7 @@ import numpy as np
 import torch
 from finetune import declare_torchvision_ops
 from PIL import Image
+from turns import in_turn
 
 from deitkit.augmentation import ViewPolicy
 from deitkit.augmentation.erasing import erase_images_
@@ -76,7 +79,8 @@ def main() -> None:
             "JPEG": deitkit_pipeline(images, ScaledSources(images), asked.side),
             "cache": deitkit_pipeline(images, CachedSources(cache), asked.side),
         }
-        seconds = measured(ways, asked.rounds)
+        tasks = {name: processor_seconds(way) for name, way in ways.items()}
+        seconds = in_turn(tasks, rounds=asked.rounds, limit_s=math.inf)
     height, width = np.median(images.sizes, axis=0).astype(int)
     print(f"{len(images)} JPEGs of about {width}x{height} to {asked.side}, {asked.rounds} rounds\n")
     print("| | ms an image | img/s on one core | vs timm | least to most |")
@@ -93,18 +97,16 @@ def main() -> None:
     print(f"\ntimm raised ValueError in {len(failures)} of {shown} images.")
 
 
-def measured(ways: dict[str, Callable[[int], None]], rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each way in each round; a round before the first warms all of them."""
-    names = list(ways)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            start = time.process_time()
-            ways[name](number)
-            if number:
-                seconds[name].append(time.process_time() - start)
-    return seconds
+def processor_seconds(way: Callable[[int], None]) -> Callable[[], float]:
+    """The way as a task that tells its processor seconds, each time with the next views."""
+    numbers = itertools.count()
+
+    def run() -> float:
+        start = time.process_time()
+        way(next(numbers))
+        return time.process_time() - start
+
+    return run
 
 
 def timm_reader(

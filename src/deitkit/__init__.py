@@ -8,28 +8,30 @@ Names are loaded when they are first used: importing the package costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
+from deitkit.runtime.lazy_names import lazy_names
+
 _HOMES = {
-    "train": "deitkit.api",
-    "plan": "deitkit.api",
-    "fit": "deitkit.api",
-    "Run": "deitkit.api",
-    "open_run": "deitkit.api",
-    "ablate": "deitkit.api",
-    "draw_sheet": "deitkit.api",
-    "import_weights": "deitkit.api",
-    "teach": "deitkit.api",
-    "verify_resume": "deitkit.api",
-    "create_model": "deitkit.models",
-    "list_models": "deitkit.models",
-    "load_weights": "deitkit.models",
-    "start_from": "deitkit.models",
-    "Classifier": "deitkit.teachers",
-    "DeitkitError": "deitkit.errors",
+    "train": "api",
+    "plan": "api",
+    "fit": "api",
+    "Run": "api",
+    "open_run": "api",
+    "ablate": "api",
+    "draw_sheet": "api",
+    "import_weights": "api",
+    "teach": "api",
+    "verify_resume": "api",
+    "create_model": "models",
+    "list_models": "models",
+    "load_weights": "models",
+    "start_from": "models",
+    "Classifier": "teachers",
+    "DeitkitError": "errors",
 }
 __all__ = [*_HOMES, "__version__"]
+_find, _ = lazy_names(__name__, _HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -37,9 +39,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("deitkit")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'deitkit' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return _find(name)
 
 
 def __dir__() -> list[str]:

@@ -182,9 +182,10 @@ def test_a_convolutional_network_answers_alike_with_its_channels_side_by_side(na
     """Against the same weights in torch's usual order; in blocks of one size still bit for bit."""
     teacher, plain = network_teacher(name)
     seen = []
-    hook = lambda module, args, out: seen.append(  # noqa: E731
-        out.is_contiguous(memory_format=torch.channels_last)
-    )
+
+    def hook(module, args, out):
+        seen.append(out.is_contiguous(memory_format=torch.channels_last))
+
     for module in teacher.module.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(hook)

@@ -249,10 +249,7 @@ def _free_disk_bytes(config: RunConfig) -> int | None:
     from deitkit.teachers.cache_folder import default_root
 
     folder = config.distill.cache_folder
-    path = default_root() if folder is None else Path(folder)
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return free_space_bytes(path)
+    return free_space_bytes(default_root() if folder is None else Path(folder))
 
 
 def _find_start(

@@ -52,23 +52,35 @@ def resize_box(
     image_HWC: Bytes, box_4: NDArray[np.float64], size: tuple[int, int], fill: int | Sequence[int]
 ) -> Bytes:
     """The box of one image at `size` (height, width): uint8 [H, W, C]."""
-    if min(image_HWC.shape[:2]) < WHOLE_PIXELS_FROM:
-        return join_channels(_resize_between_pixels(image_HWC, box_4, size, fill))
+    between_pixels = min(image_HWC.shape[:2]) < WHOLE_PIXELS_FROM
+    image_HWC, box_4 = _with_fill(image_HWC, box_4, fill)
+    if between_pixels:
+        return join_channels(_resize_between_pixels(image_HWC, box_4, size))
     top, left, bottom, right = box_4.astype(int).tolist()
-    height, width, num_channels = image_HWC.shape
-    crop_HWC = image_HWC[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
-    if top < 0 or left < 0 or bottom > height or right > width:
-        canvas_HWC = np.empty((bottom - top, right - left, num_channels), dtype=np.uint8)
-        canvas_HWC[...] = np.asarray(fill, dtype=np.uint8)
-        above, before = max(0, -top), max(0, -left)
-        canvas_HWC[above:, before:][: crop_HWC.shape[0], : crop_HWC.shape[1]] = crop_HWC
-        crop_HWC = canvas_HWC
-    if num_channels == 3:
+    crop_HWC = image_HWC[top:bottom, left:right]
+    if crop_HWC.shape[2] == 3:
         return _resize_bytes(crop_HWC, size)
     bicubic = Image.Resampling.BICUBIC
     return join_channels(
         [plane.resize((size[1], size[0]), bicubic) for plane in split_channels(crop_HWC)]
     )
+
+
+def _with_fill(
+    image_HWC: Bytes, box_4: NDArray[np.float64], fill: int | Sequence[int]
+) -> tuple[Bytes, NDArray[np.float64]]:
+    """The image with the whole pixels of `fill` that its box needs around it, and the box there."""
+    height, width, num_channels = image_HWC.shape
+    top, left, bottom, right = box_4
+    above, before = max(0, int(np.ceil(-top))), max(0, int(np.ceil(-left)))
+    below, after = max(0, int(np.ceil(bottom)) - height), max(0, int(np.ceil(right)) - width)
+    if not (above or before or below or after):
+        return image_HWC, box_4
+    shape = (above + height + below, before + width + after, num_channels)
+    canvas_HWC = np.empty(shape, dtype=np.uint8)
+    canvas_HWC[...] = np.asarray(fill, dtype=np.uint8)
+    canvas_HWC[above : above + height, before : before + width] = image_HWC
+    return canvas_HWC, box_4 + np.array([above, before, above, before])
 
 
 def _resize_bytes(crop_HWC: Bytes, size: tuple[int, int]) -> Bytes:
@@ -92,20 +104,11 @@ def _channels_first(image_HWC: Tensor) -> Tensor:
 
 
 def _resize_between_pixels(
-    image_HWC: Bytes, box_4: NDArray[np.float64], size: tuple[int, int], fill: int | Sequence[int]
+    image_HWC: Bytes, box_4: NDArray[np.float64], size: tuple[int, int]
 ) -> list[Image.Image]:
-    height, width, num_channels = image_HWC.shape
     top, left, bottom, right = box_4
-    above, before = max(0, int(np.ceil(-top))), max(0, int(np.ceil(-left)))
-    below, after = max(0, int(np.ceil(bottom)) - height), max(0, int(np.ceil(right)) - width)
-    if above or before or below or after:
-        shape = (above + height + below, before + width + after, num_channels)
-        canvas_HWC = np.empty(shape, dtype=np.uint8)
-        canvas_HWC[...] = np.asarray(fill, dtype=np.uint8)
-        canvas_HWC[above : above + height, before : before + width] = image_HWC
-        image_HWC = canvas_HWC
-    down, first_row, rows = _reach(top + above, bottom + above, size[0])
-    along, first_column, columns = _reach(left + before, right + before, size[1])
+    down, first_row, rows = _reach(top, bottom, size[0])
+    along, first_column, columns = _reach(left, right, size[1])
     # The order of Pillow 13 for the whole image: down the columns where that leaves far less.
     fewer_rows, fewer_columns = image_HWC.shape[0] - size[0], image_HWC.shape[1] - size[1]
     is_across_first = fewer_rows <= max(0, 2 * fewer_columns)

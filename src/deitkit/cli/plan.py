@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json as json_module
 import os
-import sys
 from typing import Any
 
+from deitkit.cli.ranks import run_on_ranks
 from deitkit.cli.tokens import read_pairs
 
 
@@ -31,13 +31,9 @@ def plan(*settings: str, ranks: str | None = None, json: bool = False) -> int:
     """
     values: dict[str, Any] = {} if ranks is None else {"ranks": ranks}
     values |= read_pairs(settings)
-    if ranks is not None and "WORLD_SIZE" not in os.environ:
-        from deitkit.api.launching import ranks_wanted
-        from deitkit.runtime.launch import launch_ranks
-
-        wanted, is_open = ranks_wanted(values)
-        if wanted > 1:
-            return launch_ranks(wanted, sys.argv[1:], open_choice=is_open)
+    code = run_on_ranks(values)
+    if code is not None:
+        return code
 
     from deitkit.api import plan as make_plan
     from deitkit.api.choosing_ranks import RankNotNeeded

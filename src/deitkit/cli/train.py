@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
+from deitkit.cli.ranks import run_on_ranks
 from deitkit.cli.tokens import read_pairs
 from deitkit.config import SHORT_NAMES
 from deitkit.config.help import settings_help
@@ -41,13 +41,9 @@ def train(
     given = {name: value for name, value in locals().items() if name != "settings"}
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     values |= read_pairs(settings)
-    if ranks is not None and "WORLD_SIZE" not in os.environ:
-        from deitkit.api.launching import ranks_wanted
-        from deitkit.runtime.launch import launch_ranks
-
-        wanted, is_open = ranks_wanted(values)
-        if wanted > 1:
-            return launch_ranks(wanted, sys.argv[1:], open_choice=is_open)
+    code = run_on_ranks(values)
+    if code is not None:
+        return code
 
     from deitkit.api import fit
     from deitkit.reporting.console import TrainingConsole

@@ -135,7 +135,7 @@ class SampledSources:
     def read(
         self, indices_B: np.ndarray, box_B4: np.ndarray, size: tuple[int, int]
     ) -> Sequence[np.ndarray]:
-        # A copy, as from a file that is mapped into memory.
+        # A copy, as reading a cache makes one.
         return [self.few[index % len(self.few)].copy() for index in indices_B.tolist()]
 
 

@@ -32,7 +32,9 @@ dist: $(VENV)/.installed-dev
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+KERNELS = src/deitkit/augmentation/kernels.c
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml setup.py constraints.txt $(KERNELS)
 	@echo "installing deitkit into $(VENV) (once)"
 	$(PIP_INSTALL) -e .
 	touch $@

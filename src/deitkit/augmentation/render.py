@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from deitkit.augmentation.compiled import show_compiled
 from deitkit.augmentation.crop_resize import pixel_boxes, resize_box
 from deitkit.augmentation.operations import apply_operations, join_channels, split_channels
 from deitkit.augmentation.views import Views
@@ -49,29 +50,43 @@ def render(
         if is_whole:
             shifted_BCHW = _shift(images, offset_B2.astype(np.int64), views.flip_B, fill)
             for index in np.flatnonzero(views.ops_BL.any(axis=1)).tolist():
-                changed_HWC = _operate(
-                    shifted_BCHW[index].transpose(1, 2, 0), views, index, op_fill_C
-                )
-                shifted_BCHW[index] = changed_HWC.transpose(2, 0, 1)
+                moved_HWC = np.ascontiguousarray(shifted_BCHW[index].transpose(1, 2, 0))
+                _show(moved_HWC, False, views, index, op_fill_C, shifted_BCHW[index])
             return shifted_BCHW
     rendered_BCHW = np.empty((len(images), num_channels, *size), dtype=np.uint8)
     for index, image in enumerate(images):
         assert image.dtype == np.uint8 and image.ndim == 3, "images are uint8 [H, W, C]"
         shown_HWC = resize_box(image, box_B4[index], size, fill)
-        if views.flip_B[index]:
-            shown_HWC = shown_HWC[:, ::-1]
-        if views.ops_BL[index].any():
-            shown_HWC = _operate(shown_HWC, views, index, op_fill_C)
-        rendered_BCHW[index] = shown_HWC.transpose(2, 0, 1)
+        is_flipped = bool(views.flip_B[index])
+        _show(shown_HWC, is_flipped, views, index, op_fill_C, rendered_BCHW[index])
     return rendered_BCHW
 
 
-def _operate(image_HWC: Bytes, views: Views, index: int, op_fill_C: Sequence[int]) -> Bytes:
-    """The image after the operations of one view."""
-    picture = apply_operations(
-        split_channels(image_HWC), views.ops_BL[index], views.params_BL[index], op_fill=op_fill_C
-    )
-    return join_channels(picture)
+def _show(
+    image_HWC: Bytes,
+    is_flipped: bool,
+    views: Views,
+    index: int,
+    op_fill_C: Sequence[int],
+    out_CHW: Bytes,
+) -> None:
+    """Write the image after the flip and the operations of one view."""
+    ops_L, params_L = views.ops_BL[index], views.params_BL[index]
+    if show_compiled(
+        image_HWC,
+        is_flipped=is_flipped,
+        ops_L=ops_L,
+        params_L=params_L,
+        op_fill=op_fill_C,
+        out_CHW=out_CHW,
+    ):
+        return
+    if is_flipped:
+        image_HWC = image_HWC[:, ::-1]
+    if ops_L.any():
+        picture = apply_operations(split_channels(image_HWC), ops_L, params_L, op_fill=op_fill_C)
+        image_HWC = join_channels(picture)
+    out_CHW[...] = image_HWC.transpose(2, 0, 1)
 
 
 def _shift(

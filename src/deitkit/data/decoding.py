@@ -20,7 +20,7 @@ from PIL import Image, ImageFile
 from deitkit.data.containers import ends_early, foreign_format, image_format
 from deitkit.data.faults import DecodeFault
 from deitkit.data.pixels import is_grey, orientation_of, pixels_of, upright
-from deitkit.data.quick_jpeg import rgb_of_jpeg
+from deitkit.data.quick_jpeg import plain_size, rgb_of_jpeg
 from deitkit.data.reduction import decoding_scale
 from deitkit.errors import ConfigError, DataError
 
@@ -90,6 +90,9 @@ def decode_with_facts(
     file_format = _readable_format(encoded)
     _check_settings(policy)
     try:
+        plain_HWC = _plain_jpeg(encoded, policy, least) if file_format == "JPEG" else None
+        if plain_HWC is not None:
+            return Decoded(plain_HWC, file_format, animated=False, grey=False)
         image = _reader_of(file_format)(BytesIO(encoded))
         _check_size(image, policy)
         whole = image.size
@@ -216,6 +219,17 @@ def _check_sides(height: int, width: int, policy: DecodePolicy) -> None:
         raise DecodeFault(
             "too_small", f"{height}x{width} pixels, a side under min_side={policy.min_side}"
         )
+
+
+def _plain_jpeg(
+    encoded: bytes, policy: DecodePolicy, least: tuple[int, int] | None
+) -> np.ndarray | None:
+    """The pixels of a JPEG that is wanted whole and in colour, where its header is quickly read."""
+    size = plain_size(encoded) if policy.channels == 3 else None
+    if size is None or (least is not None and decoding_scale(size, least) > 1):
+        return None
+    _check_sides(*size, policy)
+    return rgb_of_jpeg(encoded)
 
 
 def _decode_scaled(image: Image.Image, least: tuple[int, int]) -> None:

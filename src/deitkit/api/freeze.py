@@ -48,6 +48,7 @@ def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
         allow_empty_class=data.allow_empty_class,
         follow_symlinks_outside=data.follow_symlinks_outside,
         keep_bytes=keep[data.image_cache],
+        remember=data.remember_scan,
         progress=lambda done, total: progress("reading images", done, total),
     )
     if data.labels is not None:
@@ -61,6 +62,7 @@ def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
         bad_images=data.bad_images,
         follow_symlinks_outside=data.follow_symlinks_outside,
         keep_bytes=keep[data.image_cache],
+        remember=data.remember_scan,
         exclude_digests_M16=np.concatenate([dataset.train.digests, dataset.val.digests]),
         progress=lambda done, total: progress("reading unlabelled images", done, total),
     )

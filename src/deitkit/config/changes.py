@@ -12,6 +12,7 @@ FREE = {
     "data.path",
     "data.image_cache",
     "data.image_cache_folder",
+    "data.remember_scan",
     "distill.cache_folder",
     "model.grad_checkpointing",
     "run.out",

@@ -61,6 +61,9 @@ class DataConfig:
     """What training views are cut from: 'whole' images, images whose short side is reduced to so
     many pixels, or JPEGs decoded at a part of their sides where the view needs no more ('scaled').
     Evaluation always reads whole images. auto: whole in memory, reduced on disk, else scaled."""
+    remember_scan: bool = True
+    """Keep in your own cache folder what reading the images found, so that the next start reads
+    only files that changed; changes no weight. Images that all fit into memory are read anyway."""
     order: Literal["auto", "images", "blocks"] = AUTO
     """How an epoch is shuffled: images, all together; blocks, of shards, each read once an epoch:
     blocks stand in any order, and images are shuffled among those that fill window_mb. auto: blocks

@@ -69,6 +69,7 @@ def open_dataset(
     class_names: Sequence[str] | None = None,
     follow_symlinks_outside: bool = False,
     keep_bytes: int = 0,
+    remember: bool = True,
     progress: Progress | None = None,
 ) -> Dataset:
     """Training and validation images of a folder, table, Parquet, or sequence of (image, label).
@@ -76,7 +77,8 @@ def open_dataset(
     Without a val split, `val_fraction` of the training images validate; of the default tenth at
     most 5,000, any other value is taken as it is. Every picture is decoded once, in full; where
     all decoded pictures of a split fit into what is left of `keep_bytes` they stay in memory, in
-    one block if of one size (twice, while it is being split). `class_names` names the int labels
+    one block if of one size (twice, while it is being split); where they do not, what was found is
+    remembered for the next time (`scan_memory`), if `remember`. `class_names` names the int labels
     of a Python sequence.
 
     Raises ConfigError for a source that does not exist, DataError for everything in it.
@@ -90,7 +92,7 @@ def open_dataset(
         source, class_names=class_names, follow_symlinks_outside=follow_symlinks_outside
     )
     report = DataReport(printable(found.description))
-    reading = SplitReader(found, policy, bad_images, progress, report)
+    reading = SplitReader(found, policy, bad_images, progress, report, remember=remember)
     train = reading.split(_training_split(found), keep_bytes)
     names = train.listing.class_names
     check_class_names(names, train.listing.location)
@@ -152,7 +154,7 @@ def open_split(
             "name one of these, or give the folder of the split itself",
         )
     report = DataReport(printable(found.description))
-    reading = SplitReader(found, policy, bad_images, progress, report)
+    reading = SplitReader(found, policy, bad_images, progress, report, remember=True)
     part = reading.split(chosen, keep_bytes, class_names)
     names = part.listing.class_names if class_names is None else tuple(class_names)
     if class_names is None:

@@ -35,6 +35,10 @@ class JoinedStore:
         part, own = self._at(row)
         return part.reread(own)
 
+    def keys(self) -> list[bytes]:
+        first, second = (part.keys() for part in self._parts)
+        return [*first, *second] if first and second else []
+
     def take(self, rows: np.ndarray) -> RecordStore:
         """Rows of the first store must come before those of the second."""
         split = len(self._parts[0])

@@ -22,6 +22,7 @@ from deitkit.data.class_names import read_class_names
 from deitkit.data.display import name_list, printable
 from deitkit.data.faults import DecodeFault
 from deitkit.data.reading import Stamp, stamp_of
+from deitkit.data.scan_memory import keys_in_shard
 from deitkit.data.shard_names import check_complete
 from deitkit.data.stores import changed_file
 from deitkit.errors import DataError
@@ -107,6 +108,11 @@ class ParquetStore:
         return bytes(encoded)
 
     reread = read
+
+    def keys(self) -> list[bytes]:
+        keys = list(map(keys_in_shard, self._shards, self._stamps))
+        places = map(self._locate, range(len(self)))
+        return [keys[self._groups[group].shard](group, inside) for group, inside in places]
 
     def take(self, rows: np.ndarray) -> ParquetStore:
         return self._changed(self._rows_N[rows], self._held.copied())

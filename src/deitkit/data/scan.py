@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -19,11 +20,14 @@ from deitkit.data.display import printable
 from deitkit.data.faults import DecodeFault, Skips
 from deitkit.data.memory import PixelKeeper, Pixels
 from deitkit.data.pixels import is_grey
+from deitkit.data.scan_memory import FACTS, ScanMemory
 from deitkit.data.stores import Raw, RecordStore
 from deitkit.data.threads import map_rows, num_decode_threads
 from deitkit.errors import DataError
 
 DIGEST_BYTES = 16
+WORTH_REMEMBERING_S = 1.0
+"""A scan that took longer is remembered."""
 TINY_SIDE = 8
 """An accepted picture with a shorter side, in pixels, is counted as tiny."""
 
@@ -95,30 +99,34 @@ def scan_store(
     keep_bytes: int = 0,
     progress: Progress | None = None,
     num_threads: int | None = None,
+    memory: ScanMemory | None = None,
 ) -> Scan:
     """Decode all rows; bad ones are listed by reason, or raise DataError BAD_IMAGE on "fail".
 
-    Decoded pictures are kept when all of them fit into `keep_bytes`. `progress(done, total)` is
-    called from this thread. An interrupt ends the scan within one picture.
+    Decoded pictures are kept when all of them fit into `keep_bytes`. Where they do not, rows that
+    `memory` knows are not read. `progress(done, total)` is called from this thread. An interrupt
+    ends the scan within one picture.
     """
-    keeper = PixelKeeper(len(store), keep_bytes)
+    began = time.monotonic()
+    facts_M, is_known_M = _recalled(store, policy, memory, keep_bytes)
+    rows_to_read = np.flatnonzero(~is_known_M).tolist()
+    keeper = PixelKeeper(len(store), 0 if is_known_M.any() else keep_bytes)
     threads = (num_threads or num_decode_threads()) if store.parallel else 1
     scan = Scan(np.empty(0, np.int64), np.empty((0, DIGEST_BYTES), np.uint8), np.empty(0), None)
-    rows: list[int] = []
-    digests, sizes = bytearray(), np.empty((len(store), 2), np.int32)
+    is_good_M = is_known_M.copy()
     looked_at = map_rows(
-        lambda row: _look(store, row, policy, keeper), len(store), num_threads=threads
+        lambda place: _look(store, rows_to_read[place], policy, keeper),
+        len(rows_to_read),
+        num_threads=threads,
     )
     with warnings.catch_warnings(), closing(looked_at):
         # Pillow's remarks on odd files; what matters of them is in the counts.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for row, looked in enumerate(looked_at):
+        for place, (row, looked) in enumerate(zip(rows_to_read, looked_at, strict=False)):
             if looked.fault is None:
-                sizes[len(rows)] = looked.height, looked.width
-                rows.append(row)
-                digests += looked.digest
-                _count(scan.tally, looked, store.promised_format(row))
+                _note(facts_M[row], looked, store.promised_format(row))
+                is_good_M[row] = True
                 keeper.add(looked.pixels_HWC)
             elif bad_images == "fail":
                 raise DataError(
@@ -130,12 +138,32 @@ def scan_store(
             else:
                 scan.skipped.add(looked.fault.reason, store.describe(row), looked.fault.detail)
             if progress is not None:
-                progress(row + 1, len(store))
-    scan.rows = np.array(rows, np.int64)
-    scan.digests = np.frombuffer(bytes(digests), np.uint8).reshape(-1, DIGEST_BYTES)
-    scan.sizes = sizes[: len(rows)].copy()
+                progress(len(store) - len(rows_to_read) + place + 1, len(store))
+    facts_N = facts_M[is_good_M]
+    if memory is not None and time.monotonic() - began > WORTH_REMEMBERING_S:
+        memory.keep(facts_N)
+    scan.rows = np.flatnonzero(is_good_M)
+    scan.digests, scan.sizes = facts_N["digest"].copy(), facts_N["size"].copy()
+    scan.tally = _count(facts_N)
     scan.pixels = keeper.kept()
     return scan
+
+
+def _recalled(
+    store: RecordStore, policy: DecodePolicy, memory: ScanMemory | None, keep_bytes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Facts [M] with their keys, and which are known: none where all pictures are wanted."""
+    facts_M, is_known_M = np.zeros(len(store), FACTS), np.zeros(len(store), bool)
+    keys = store.keys() if memory is not None else []
+    if memory is None or not keys:
+        return facts_M, is_known_M
+    found_M, is_known_M = memory.recall(keys)
+    num_bytes = found_M["size"][is_known_M].astype(np.int64).prod(axis=1).sum() * policy.channels
+    if num_bytes <= keep_bytes:
+        is_known_M[:] = False
+    facts_M[is_known_M] = found_M[is_known_M]
+    facts_M["key"] = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
+    return facts_M, is_known_M
 
 
 def _look(store: RecordStore, row: int, policy: DecodePolicy, keeper: PixelKeeper) -> _Looked:
@@ -168,8 +196,17 @@ def digest_of(raw: Raw, pixels_HWC: np.ndarray) -> bytes:
     return digest.digest()
 
 
-def _count(tally: Tally, looked: _Looked, promised: str | None) -> None:
-    tally.animated += looked.animated
-    tally.greyscale += looked.grey
-    tally.tiny += min(looked.height, looked.width) < TINY_SIDE
-    tally.extension_mismatch += promised is not None and promised != looked.file_format
+def _note(facts: np.void, looked: _Looked, promised: str | None) -> None:
+    facts["digest"] = np.frombuffer(looked.digest, np.uint8)
+    facts["size"] = looked.height, looked.width
+    facts["animated"], facts["grey"] = looked.animated, looked.grey
+    facts["mismatched"] = promised is not None and promised != looked.file_format
+
+
+def _count(facts_N: np.ndarray) -> Tally:
+    return Tally(
+        extension_mismatch=int(facts_N["mismatched"].sum()),
+        animated=int(facts_N["animated"].sum()),
+        tiny=int((facts_N["size"].min(axis=1, initial=TINY_SIDE) < TINY_SIDE).sum()),
+        greyscale=int(facts_N["grey"].sum()),
+    )

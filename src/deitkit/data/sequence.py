@@ -54,6 +54,9 @@ class SequenceStore:
         path = None if isinstance(item, bytes) else _path_of(item)
         return item if path is None or stamp is None else reread_file(path, stamp)
 
+    def keys(self) -> list[bytes]:
+        return []
+
     def take(self, rows: np.ndarray) -> SequenceStore:
         return SequenceStore(self._pairs, self._positions_N[rows], self._stamps)
 

@@ -16,6 +16,7 @@ from deitkit.data.display import name_list, printable
 from deitkit.data.listed import ALL, Listing, Source
 from deitkit.data.report import DataReport
 from deitkit.data.scan import BadImages, Progress, Scan, scan_store
+from deitkit.data.scan_memory import ScanMemory
 from deitkit.errors import DataError
 
 
@@ -38,8 +39,12 @@ class SplitReader:
         bad_images: BadImages,
         progress: Progress | None,
         report: DataReport,
+        *,
+        remember: bool,
     ) -> None:
+        """`remember` what is found for the next time, see `scan_memory`."""
         self._source = source
+        self._remember = remember
         self._policy = policy
         self._bad_images = bad_images
         self._progress = progress
@@ -74,6 +79,7 @@ class SplitReader:
             bad_images=self._bad_images,
             keep_bytes=keep_bytes,
             progress=self._progress,
+            memory=ScanMemory.of(listing.location, name, self._policy) if self._remember else None,
         )
         scan.skipped.update(listing.skipped)
         check_skips(listing, scan.skipped)

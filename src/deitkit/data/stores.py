@@ -15,6 +15,7 @@ from deitkit.data.containers import EXTENSIONS
 from deitkit.data.display import printable
 from deitkit.data.faults import DecodeFault
 from deitkit.data.reading import Stamp, read_image_file
+from deitkit.data.scan_memory import UNKNOWN, file_numbers, key_of
 from deitkit.errors import DataError
 
 LIMIT_FILE_BYTES = 1 << 30
@@ -43,6 +44,10 @@ class RecordStore(Protocol):
 
     def reread(self, row: int) -> Raw:
         """After the scan. Raises DataError FILE_GONE, FILE_CHANGED, UNREADABLE or IO_ERROR."""
+
+    def keys(self) -> list[bytes]:
+        """Of each row, what differs once its name or content does (`scan_memory`), found out
+        without reading it; empty where nothing tells. Rows the scan knows by it are not read."""
 
     def take(self, rows: np.ndarray) -> RecordStore:
         """The store of these rows, in this order."""
@@ -126,6 +131,16 @@ class FileStore:
         encoded, stamp = read_image_file(self.paths[row], limit_bytes=LIMIT_FILE_BYTES)
         self._stamps_N2[row] = stamp
         return encoded
+
+    def keys(self) -> list[bytes]:
+        found = []
+        for row in range(len(self)):
+            path = self.paths[row]
+            numbers = file_numbers(path)
+            if numbers is not None:
+                self._stamps_N2[row] = numbers[:2]
+            found.append(UNKNOWN if numbers is None else key_of(path, *numbers))
+        return found
 
     def reread(self, row: int) -> bytes:
         size_bytes, mtime_ns = self._stamps_N2[row].tolist()

@@ -21,6 +21,7 @@ from deitkit.data.blocks import Blocks, HeldBlocks
 from deitkit.data.containers import EXTENSIONS
 from deitkit.data.faults import DecodeFault
 from deitkit.data.reading import Stamp
+from deitkit.data.scan_memory import keys_in_shard
 from deitkit.data.shard_reading import read_range
 from deitkit.data.stores import LIMIT_FILE_BYTES, PathColumn
 
@@ -100,6 +101,15 @@ class TarStore:
         return bytes(self._held.get(block, self._load)[begin : begin + size])
 
     reread = read
+
+    def keys(self) -> list[bytes]:
+        keys = list(map(keys_in_shard, self._shards, self._stamps))
+        columns = self._columns
+        ranges = zip(columns.offsets_N.tolist(), columns.sizes_N.tolist(), strict=True)
+        return [
+            keys[shard](*where)
+            for shard, where in zip(columns.shards_N.tolist(), ranges, strict=True)
+        ]
 
     def take(self, rows: np.ndarray) -> TarStore:
         taken = self._changed(self._columns.take(rows), self._held.limit_bytes)

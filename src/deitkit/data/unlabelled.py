@@ -15,6 +15,7 @@ from deitkit.data.image_set import ImageSet
 from deitkit.data.memory import take_pixels
 from deitkit.data.report import DataReport
 from deitkit.data.scan import BadImages, Progress, scan_store
+from deitkit.data.scan_memory import ScanMemory
 from deitkit.data.shards import Pictures, open_pictures
 from deitkit.data.split import group_digests
 from deitkit.data.stores import FileStore
@@ -33,6 +34,7 @@ def open_unlabelled(
     bad_images: BadImages = "skip",
     follow_symlinks_outside: bool = False,
     keep_bytes: int = 0,
+    remember: bool = True,
     progress: Progress | None = None,
 ) -> ImageSet:
     """Every picture anywhere below `folder`, or in its shards, labels -1; names of folders in it
@@ -57,7 +59,12 @@ def open_unlabelled(
         found = Pictures(FileStore(root, walk.files[0]), walk.ignored, walk.skipped)
     store = found.store
     scan = scan_store(
-        store, decode, bad_images=bad_images, keep_bytes=keep_bytes, progress=progress
+        store,
+        decode,
+        bad_images=bad_images,
+        keep_bytes=keep_bytes,
+        progress=progress,
+        memory=ScanMemory.of(shown, "unlabelled", decode) if remember else None,
     )
     report = DataReport(shown, ignored=found.ignored)
     report.skipped.update(found.skipped)

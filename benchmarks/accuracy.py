@@ -1,70 +1,76 @@
 """One command per row of docs/results.md: `python benchmarks/accuracy.py NAME`.
 
-From data to a line: accuracy on images no training saw, 95 % interval, seconds of the whole
-commands. Teacher and students get their budgets from the table below; the student alone also gets
-the teacher's. Nothing is chosen on the test images.
+From data to lines of the table: accuracy on images no training saw, 95 % interval, seconds, PFLOP,
+hardware, date, commit. The clock starts with each arm and includes its teacher, reading, timing and
+evaluation; every arm has the whole budget. Nothing is chosen on the test images.
+
+student   a transformer that learns from the teacher it trains first (teacher=auto)
+alone     the same transformer without a teacher, with the teacher's time as well
+cnn       a convolutional network for the same time
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import datetime
+import os
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
 import deitkit
 from deitkit.cli.demo import load_digits
 from deitkit.evaluation.metrics import wilson_interval
 from deitkit.reporting.console import TrainingConsole
 
+TABLE = Path(__file__).parents[1] / "docs" / "results.md"
+ARMS = ("student", "alone", "cnn")
+FLOP_PER_MAC, PASSES = 2, 3
+"""Backward costs two forwards."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Settings of the three runs; `folder` is the data's name in the folder given by data=."""
+    """What all arms share, and what each has of its own; all else is deitkit's default."""
 
+    said: str
     folder: str | None
-    teacher: dict[str, Any]
-    student: dict[str, Any]
-    distilled: dict[str, Any] = field(default_factory=dict)
-    teacher_s: int
-    student_s: int
+    """The data's name in the folder given by --data; None for the digits that come with deitkit."""
+    budget_s: int
+    """Of one fold."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    cnn: str = "small_cnn"
     folds: int = 1
 
 
 ROWS = {
-    "digits": Row(
-        folder=None,
-        teacher={"model": "small_cnn", "optim.label_smoothing": 0},
-        student={"model": "deit_nano_conv_patch2_8"},
-        distilled={"model": "deit_nano_conv_distilled_patch2_8"},
-        teacher_s=20,
-        student_s=45,
-        folds=5,
-    ),
+    "digits": Row(said="digits 8x8, 5-fold mean", folder=None, budget_s=24, folds=5),
     "fashion_mnist": Row(
+        said="Fashion-MNIST 28x28",
         folder="fashion_mnist",
-        teacher={"model": "small_cnn", "data.channels": 1, "optim.label_smoothing": 0},
-        student={"model": "deit_nano_conv_patch4_28", "data.channels": 1},
-        distilled={"model": "deit_nano_conv_distilled_patch4_28", "data.channels": 1},
-        teacher_s=150,
-        student_s=400,
+        budget_s=600,
+        settings={"data.channels": 1},
     ),
-    "imagenette_64": Row(
-        folder="imagenette",
-        teacher={"model": "small_cnn", "image_size": 64, "optim.label_smoothing": 0},
-        student={"model": "deit_nano_conv_patch8_64"},
-        distilled={"model": "deit_nano_conv_distilled_patch8_64"},
-        teacher_s=150,
-        student_s=420,
-    ),
+    "cifar10": Row(said="CIFAR-10 32x32", folder="cifar10", budget_s=1800),
+    "imagenette": Row(said="imagenette, 3,200 images", folder="imagenette", budget_s=2700),
 }
+
+
+class Measured(NamedTuple):
+    """One network of one arm, over all folds."""
+
+    model: str
+    parameters: int
+    num_right: int
+    num_images: int
+    fold_accuracies: tuple[float, ...]
+    seconds: float
+    pflop: float
 
 
 def main() -> None:
@@ -73,54 +79,113 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=["teacher", "alone", "student"])
-    arguments = parser.parse_args()
-    row = ROWS[arguments.name]
-    out = arguments.out / f"{arguments.name}-seed{arguments.seed}"
-    results: dict[str, list[tuple[int, int, float]]] = {}
-    for fold in range(row.folds):
-        train_data, test_data = load(row, arguments.data, fold)
-        for name, settings in runs(row, out / f"fold{fold}", arguments.only):
-            started = time.monotonic()
-            console = TrainingConsole()
-            run = deitkit.train(
-                data=train_data,
-                seed=arguments.seed,
-                on_event=console.show,
-                progress=console.progress,
-                **settings,
-            )
-            evaluation = run.evaluate(test_data, split=None)
-            console.close()
-            seconds = time.monotonic() - started
-            num = evaluation.fused.num_images
-            results.setdefault(name, []).append((round(evaluation.accuracy * num), num, seconds))
-            print(
-                name, fold, {h: round(m.top1, 4) for h, m in evaluation.heads.items()}, flush=True
-            )
-    report(arguments.name, results, arguments.seed)
+    parser.add_argument("--only", nargs="*", choices=ARMS, default=ARMS)
+    parser.add_argument("--set", nargs="*", default=[], help="name=value, for all arms")
+    asked = parser.parse_args()
+    row = ROWS[asked.name]
+    out = asked.out / f"{asked.name}-seed{asked.seed}"
+    more = dict(one.split("=", 1) for one in asked.set)
+    for arm in asked.only:
+        parts: dict[str, list[Measured]] = {}
+        for fold in range(row.folds):
+            for name, measured in measure(row, arm, fold, out / f"{arm}{fold}", asked, more):
+                parts.setdefault(name, []).append(measured)
+        for name, folds in parts.items():
+            line = table_line(row.said, name, together(folds), asked.seed)
+            print(line, flush=True)
+            write_line(line)
 
 
-def runs(row: Row, out: Path, only: list[str]) -> list[tuple[str, dict[str, Any]]]:
-    """(name, settings of train) of each run, the teacher first."""
-    both_s = row.teacher_s + row.student_s
-    teacher_folder = str(out / "teacher")
-    table = [
-        ("teacher", {**row.teacher, "budget": f"{row.teacher_s}s"}),
-        ("alone", {**row.student, "budget": f"{both_s}s"}),
-        (
-            "student",
-            {
-                **row.student,
-                **row.distilled,
-                "budget": f"{row.student_s}s",
-                "teacher": teacher_folder,
-            },
-        ),
-    ]
-    return [
-        (name, {**settings, "out": str(out / name)}) for name, settings in table if name in only
-    ]
+def measure(
+    row: Row, arm: str, fold: int, out: Path, asked: argparse.Namespace, more: dict[str, str]
+) -> list[tuple[str, Measured]]:
+    """Train the arm once; (name, what came of it) of it and of the teacher it trained."""
+    own = {"student": {"teacher": "auto"}, "alone": {}, "cnn": {"model": row.cnn}}[arm]
+    train_data, test_data = load(row, asked.data, fold)
+    started = time.monotonic()
+    console = TrainingConsole()
+    run = deitkit.train(
+        data=train_data,
+        budget=f"{row.budget_s}s",
+        seed=asked.seed,
+        out=str(out),
+        on_event=console.show,
+        progress=console.progress,
+        **row.settings,
+        **own,
+        **more,
+    )
+    evaluation = run.evaluate(test_data, split=None)
+    seconds = time.monotonic() - started
+    console.close()
+    taught = out / "teacher"
+    found = []
+    teacher_pflop = 0.0
+    if taught.is_dir():
+        teacher = deitkit.open_run(taught)
+        teacher_pflop = training_pflop(teacher)
+        own_seconds = float(result_of(teacher)["command_seconds"])
+        answers = teacher.evaluate(test_data, split=None)
+        found = [("its teacher", one(teacher, answers, own_seconds, teacher_pflop))]
+        teacher_pflop += asking_pflop(run, teacher)
+    whole = training_pflop(run) + teacher_pflop
+    return [(arm, one(run, evaluation, seconds, whole)), *found]
+
+
+def one(run: deitkit.Run, evaluation: Any, seconds: float, pflop: float) -> Measured:
+    num = evaluation.fused.num_images
+    return Measured(
+        model=result_of(run)["model"],
+        parameters=result_of(run)["parameters"],
+        num_right=round(evaluation.accuracy * num),
+        num_images=num,
+        fold_accuracies=(evaluation.accuracy,),
+        seconds=seconds,
+        pflop=pflop,
+    )
+
+
+def together(folds: list[Measured]) -> Measured:
+    first = folds[0]
+    return Measured(
+        model=first.model,
+        parameters=first.parameters,
+        num_right=sum(f.num_right for f in folds),
+        num_images=sum(f.num_images for f in folds),
+        fold_accuracies=tuple(a for f in folds for a in f.fold_accuracies),
+        seconds=sum(f.seconds for f in folds),
+        pflop=sum(f.pflop for f in folds),
+    )
+
+
+def result_of(run: deitkit.Run) -> dict[str, Any]:
+    result = run.result
+    assert result is not None, f"{run.folder} is not finished"
+    return result
+
+
+def config_of(run: deitkit.Run) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((run.folder / "config.yaml").read_text())
+    return config
+
+
+def epochs_of(run: deitkit.Run) -> float:
+    batch_size = config_of(run)["optim"]["batch_size"]
+    return result_of(run)["steps"] / -(-result_of(run)["num_train"] // batch_size)
+
+
+def training_pflop(run: deitkit.Run) -> float:
+    """Forward and backward of every view."""
+    result = result_of(run)
+    num_views = result["num_train"] * epochs_of(run)
+    return FLOP_PER_MAC * PASSES * result["macs"] * num_views / 1e15
+
+
+def asking_pflop(run: deitkit.Run, teacher: deitkit.Run) -> float:
+    """The teacher's forward for every view that it is asked about."""
+    asked = config_of(run)["distill"]["view_epochs"] or epochs_of(run)
+    num_views = result_of(run)["num_train"] * min(asked, epochs_of(run))
+    return FLOP_PER_MAC * result_of(teacher)["macs"] * num_views / 1e15
 
 
 def load(row: Row, data: Path, fold: int) -> tuple[Any, Any]:
@@ -139,24 +204,46 @@ def load(row: Row, data: Path, fold: int) -> tuple[Any, Any]:
     return train, test
 
 
-def report(name: str, results: dict[str, list[tuple[int, int, float]]], seed: int) -> None:
+def table_line(said: str, arm: str, measured: Measured, seed: int) -> str:
+    low, high = wilson_interval(measured.num_right, measured.num_images)
+    accuracy = float(np.mean(measured.fold_accuracies))
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    for arm, folds in results.items():
-        right, total = sum(f[0] for f in folds), sum(f[1] for f in folds)
-        low, high = wilson_interval(right, total)
-        line = {
-            "row": name,
-            "arm": arm,
-            "accuracy": round(100 * float(np.mean([f[0] / f[1] for f in folds])), 2),
-            "interval": [round(100 * low, 2), round(100 * high, 2)],
-            "seconds": round(sum(f[2] for f in folds)),
-            "seed": seed,
-            "python": platform.python_version(),
-            "commit": commit,
-        }
-        print(json.dumps(line), file=sys.stdout)
+    cells = (
+        said,
+        arm,
+        f"{measured.model}, {measured.parameters:,}",
+        f"{100 * accuracy:.2f} %",
+        f"{100 * low:.1f} to {100 * high:.1f}",
+        f"{measured.seconds:,.0f}",
+        f"{measured.pflop:.3g}",
+        f"{hardware()}, seed {seed}, {datetime.date.today()}, {commit}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def hardware() -> str:
+    try:
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+    except OSError:
+        names = []
+    return f"{len(os.sched_getaffinity(0))} cores {names[0] if names else ''}".strip()
+
+
+def write_line(line: str) -> None:
+    """Into the table, in the place of the line of the same data and arm."""
+    lines = TABLE.read_text(encoding="utf-8").splitlines()
+    start, end = (lines.index(f"<!-- accuracy.py {which} -->") for which in ("begins", "ends"))
+    data, arm = (cell.strip() for cell in line.split("|")[1:3])
+    rows = [row for row in lines[start + 1 : end] if not row.startswith(f"| {data} | {arm} |")]
+    TABLE.write_text(
+        "\n".join([*lines[: start + 1], *rows, line, *lines[end:]]) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

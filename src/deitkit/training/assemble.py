@@ -43,6 +43,7 @@ from deitkit.training.sources import OpenSources, whole_images
 from deitkit.training.start import SCRATCH, open_start
 from deitkit.training.state import TrainState
 from deitkit.training.teaching import BlankTeacher, LiveTeaching, Teaching, open_stored_teaching
+from deitkit.training.verdict import judge_for
 
 NUM_TOKEN_IMAGES = 64
 
@@ -264,6 +265,7 @@ def assemble(
         std=settled(config.data.std),
         erasing_fill=config.views.erasing_fill,
         clip_norm=optim.clip_norm,
+        judge=judge_for(device),
         device_batch_size=settled(optim.device_batch_size),
         steps_per_epoch=steps.steps_per_epoch,
         weight_seed=config.run.weight_seed or 0,

@@ -16,8 +16,9 @@ from deitkit.training.state import TrainState
 class Verdict(Protocol):
     """On one step, by the norm of its gradient, which is the same on every rank."""
 
-    skipped: bool | Tensor
-    """Whether the norm was not finite; a bool scalar on the device if that has decided."""
+    @property
+    def skipped(self) -> bool | Tensor:
+        """Whether the norm was not finite; a bool scalar on the device if that has decided."""
 
     def step(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
         """Move the weights; `lr` is that of groups whose "lr_scale" is 1."""

@@ -355,12 +355,12 @@ def _checkpoint_gradients(model: ImageModel, name: str) -> None:
 
 
 def _compile(model: ImageModel, name: str, device: torch.device) -> None:
-    do = "leave it out, or set run.compile=false"
+    do = "set run.compile=false, or leave it out"
     if not isinstance(model, DeiT):
         why = f"{name} has no transformer blocks to compile"
         raise ConfigError("MODEL_OPTION", "run.compile", why, do)
     if (fault := compiler_fault(device)) is not None:
-        raise ConfigError("NO_COMPILER", "run.compile", fault, f"install what is missing, {do}")
+        raise ConfigError("NO_COMPILER", "run.compile", fault, f"install what is missing, or {do}")
     model.compile_blocks()
 
 

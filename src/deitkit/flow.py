@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -58,6 +58,16 @@ class Batch:
 
     def __len__(self) -> int:
         return int(self.labels_B.shape[0])
+
+    def pin_memory(self) -> Batch:
+        """The same with its tensors where CUDA fetches them while the host goes on: torch's
+        DataLoader asks for it by this name."""
+        tensors = {
+            field.name: value.pin_memory()
+            for field in fields(self)
+            if hasattr(value := getattr(self, field.name), "pin_memory")
+        }
+        return replace(self, **tensors)
 
 
 class LossTerms(NamedTuple):

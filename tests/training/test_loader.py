@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -276,3 +277,14 @@ def test_a_killed_worker_is_told():
     with pytest.raises(WorkerError) as caught:
         list(load_steps(steps, 0, 3, workers=1))
     assert (caught.value.code, caught.value.exit_code) == ("WORKER_DIED", 8)
+
+
+def test_a_batch_is_pinned_whole(monkeypatch):
+    """Each of its tensors is moved, and nothing else changes: there is no CUDA here to fetch it."""
+    batch = make_steps(toy_images(8), batch_size=4)[0]
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    pinned = batch.pin_memory()
+    assert torch.equal(pinned.images_BCHW, batch.images_BCHW + 1)
+    assert torch.equal(pinned.labels_B, batch.labels_B + 1)
+    assert pinned.sources_BHWC is None and pinned.views is batch.views
+    assert pinned.num_labelled == batch.num_labelled

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from deitkit.config import AUTO, RunConfig, build_config, flatten, with_values
 from deitkit.data import Dataset, open_dataset
 from deitkit.errors import ConfigError
+from deitkit.training.compile_choice import settle_compile
 from deitkit.training.resolution import Resolution
 from deitkit.training.resolve import as_pair, resolve_from_clock, resolve_from_data
 from deitkit.training.resolve_teacher import settle_teacher_cache
@@ -39,6 +40,7 @@ def resolve(settings: dict[str, object], data: Dataset = SMALL, **clock: float) 
     )
     times = {"step_s": 0.01, "evaluation_s": 0.1, "seconds_left": 20.0} | clock
     resolve_from_clock(r, steps_per_epoch=5, **times)
+    settle_compile(r, device_type="cpu", step_s=times["step_s"], fault=lambda: None)
     settle_teacher_cache(
         r, num_images=40, num_classes=len(data.class_names), free_disk=10**9, free_memory=10**9
     )

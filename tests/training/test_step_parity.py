@@ -20,6 +20,7 @@ from deitkit.training.sizes import one_size
 from deitkit.training.state import TrainState
 from deitkit.training.step import train_step
 from deitkit.training.teaching import LiveTeaching
+from deitkit.training.verdict import HostVerdict
 from tests.training.toy import MEAN, NUM_CLASSES, STD, ConvTeacher, live_teacher, toy_images
 
 timm = pytest.importorskip("timm")
@@ -71,6 +72,7 @@ def build_ours(model: nn.Module, teacher: ConvTeacher) -> tuple[TrainState, Trai
         std=STD,
         erasing_fill="pixel",
         clip_norm=1.0,
+        judge=HostVerdict,
         device_batch_size=BATCH,
         steps_per_epoch=steps.steps_per_epoch,
         weight_seed=0,

@@ -23,6 +23,7 @@ from deitkit.training.parts import TrainParts
 from deitkit.training.sizes import one_size
 from deitkit.training.state import TrainState
 from deitkit.training.teaching import LiveTeaching
+from deitkit.training.verdict import HostVerdict
 
 NUM_CLASSES = 3
 SIDE = 16
@@ -152,6 +153,7 @@ def toy_run(
         std=STD,
         erasing_fill="pixel",
         clip_norm=clip_norm,
+        judge=HostVerdict,
         device_batch_size=device_batch_size,
         steps_per_epoch=steps.steps_per_epoch,
         weight_seed=0,

@@ -97,6 +97,8 @@ def decide(
         ConfigError: settings that do not fit together or to the images.
         RankNotNeeded: on the ranks that ranks=auto does without.
     """
+    from deitkit.runtime.compiler import compiler_fault
+    from deitkit.training.compile_choice import settle_compile
     from deitkit.training.forecast import Costs
     from deitkit.training.resolve import budget_s, resolve_from_clock
     from deitkit.training.spending import CHOOSING
@@ -116,6 +118,12 @@ def decide(
         steps_per_epoch=probe.steps.steps_per_epoch,
         seconds_left=FINISH_SHARE * (budget_s(request.config) - elapsed_s),
         teacher_step_s=teacher_step_s,
+    )
+    settle_compile(
+        resolution,
+        device_type=world.device.type,
+        step_s=step_s,
+        fault=lambda: world.broadcast_json(compiler_fault(world.device)),
     )
     if teacher is not None:
         _settle_cache(resolution, probe)

@@ -116,6 +116,8 @@ def train_events(
     begun = begin(request, world, spending, stop, progress, train_teacher, dataset)
     assembly, world = begun.assembly, begun.assembly.world
     machine = describe_machine(world.device)
+    if request.config.run.compile is True:
+        machine["compile"] = "on"
     warnings = [*request.notes, *begun.dataset.warnings, *assembly.notes]
     if assembly.start is not None:
         warnings.append(f"begins with {assembly.start.summary()}; see {START_REPORT_FILE}")

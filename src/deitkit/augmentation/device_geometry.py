@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deitkit.runtime.transfer import sent
+
 Floats = NDArray[np.float64]
 
 _FRACTION_BITS = 32
@@ -36,7 +38,7 @@ def rotate(images_nCHW: Tensor, degrees_n: Floats, fill_C11: Tensor) -> Tensor:
     along_n2W = matrices_n23[:, :, :1] * columns_W
     down_n2H = matrices_n23[:, :, 1:2] * rows_H + matrices_n23[:, :, 2:]
     place_n2W, place_n2H = (
-        torch.from_numpy(np.rint(part * _ONE).astype(np.int64)).to(images_nCHW.device)
+        sent(np.rint(part * _ONE).astype(np.int64), images_nCHW.device)
         for part in (along_n2W, down_n2H)
     )
     x_nHW, y_nHW = (place_n2H[:, :, :, None] + place_n2W[:, :, None, :]).unbind(1)
@@ -118,10 +120,10 @@ def _move_rows(images_nCHW: Tensor, shift_nH: Floats, fill_C11: Tensor) -> Tenso
     def on_device(numbers_nH: Floats) -> Tensor:
         # A place beyond both ends is as good as any other: it keeps indices small.
         within_nH = np.clip(numbers_nH, -width - 2, width + 2)
-        return torch.from_numpy(within_nH.astype(np.int64)).to(device)[:, :, None]
+        return sent(within_nH.astype(np.int64), device)[:, :, None]
 
     whole_nH = np.floor(shift_nH)
-    part_nH = torch.from_numpy((shift_nH - whole_nH).astype(np.float32)).to(device)
+    part_nH = sent((shift_nH - whole_nH).astype(np.float32), device)
     columns = torch.arange(-1, width + 2, device=device)
     source_nHV = (on_device(whole_nH) + columns).clamp_(0, width - 1)
     taken_nCHV = images_nCHW.gather(3, source_nHV[:, None].expand(-1, num_channels, -1, -1)).float()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from deitkit.augmentation.device_geometry import GEOMETRY
 from deitkit.augmentation.op_codes import OP_CODES, OP_NAMES
+from deitkit.runtime.transfer import sent
 
 Params = NDArray[np.float64]
 
@@ -44,7 +45,7 @@ def apply_operations(
     assert images_BCHW.dtype == torch.uint8, "operations act on uint8 levels"
     assert ops_BL.shape == params_BL.shape and len(ops_BL) == len(images_BCHW)
     levels = np.atleast_1d(np.asarray(op_fill, dtype=np.uint8))
-    fill_C11 = torch.from_numpy(levels).to(images_BCHW.device).view(-1, 1, 1)
+    fill_C11 = sent(levels, images_BCHW.device).view(-1, 1, 1)
     for codes_B, params_B in zip(ops_BL.T, params_BL.T, strict=True):
         if codes_B.any():
             images_BCHW = _apply_layer(images_BCHW, codes_B, params_B.astype(np.float64), fill_C11)
@@ -59,14 +60,14 @@ def _apply_layer(
     is_table_B = np.isin(codes_B, [OP_CODES[name] for name in _TABLES])
     if is_table_B.any():
         rows = np.flatnonzero(is_table_B)
-        index_n = torch.from_numpy(rows).to(images_BCHW.device)
+        index_n = sent(rows, images_BCHW.device)
         changed_BCHW[index_n] = _through_tables(images_BCHW[index_n], codes_B[rows], params_B[rows])
     for code in np.unique(codes_B[~is_table_B]).tolist():
         name = OP_NAMES[code]
         if name == "none":
             continue
         rows = np.flatnonzero(codes_B == code)
-        index_n = torch.from_numpy(rows).to(images_BCHW.device)
+        index_n = sent(rows, images_BCHW.device)
         images_nCHW = images_BCHW[index_n]
         if name in GEOMETRY:
             changed_BCHW[index_n] = GEOMETRY[name](images_nCHW, params_B[rows], fill_C11)
@@ -85,8 +86,8 @@ def _through_tables(images_nCHW: Tensor, codes_n: NDArray[np.integer], params_n:
     tables_nCT = torch.empty(*images_nCHW.shape[:2], 256, dtype=torch.uint8, device=device)
     for code in np.unique(codes_n).tolist():
         rows = np.flatnonzero(codes_n == code)
-        index = torch.from_numpy(rows).to(device)
-        param_n11 = torch.from_numpy(params_n[rows].astype(np.float32)).to(device)[:, None, None]
+        index = sent(rows, device)
+        param_n11 = sent(params_n[rows].astype(np.float32), device)[:, None, None]
         tables = _TABLES[OP_NAMES[code]](images_nCHW[index], param_n11)
         tables_nCT[index] = (
             tables.clamp(0, 255).to(torch.uint8).expand(-1, images_nCHW.shape[1], -1)
@@ -149,7 +150,9 @@ def _equalize(images_nCHW: Tensor, param_n11: Tensor) -> Tensor:
     num_tables = num_images * num_channels
     first_n = torch.arange(num_tables, device=images_nCHW.device)[:, None] * 256
     flat = images_nCHW.reshape(num_tables, -1).long() + first_n
-    counts_nCT = torch.bincount(flat.flatten(), minlength=num_tables * 256)
+    # Not bincount, which waits for the device to learn the largest number.
+    counts_nCT = torch.zeros(num_tables * 256, dtype=torch.int64, device=flat.device)
+    counts_nCT.scatter_add_(0, flat.flatten(), torch.ones_like(flat).flatten())
     counts_nCT = counts_nCT.view(num_images, num_channels, 256)
     # All pixels but those of the highest level share 255 steps; too few for that: unchanged.
     highest_nC1 = images_nCHW.flatten(2).amax(dim=2, keepdim=True).long()
@@ -176,7 +179,7 @@ def _grey(images_nCHW: Tensor) -> Tensor:
 
 def _blend(plain_nCHW: Tensor, images_nCHW: Tensor, factors_n: Params) -> Tensor:
     """plain + factor (image - plain), cut off to levels."""
-    factor_n = torch.from_numpy(factors_n.astype(np.float32)).to(images_nCHW.device)
+    factor_n = sent(factors_n.astype(np.float32), images_nCHW.device)
     plain_nCHW = plain_nCHW.float()
     # Product and sum one after the other: fused, they would round differently on some devices.
     blended_nCHW = (images_nCHW - plain_nCHW).mul_(factor_n.view(-1, 1, 1, 1)).add_(plain_nCHW)
@@ -238,7 +241,7 @@ def _box_blur_rows(images_nCHW: Tensor, radius_n: NDArray[np.float32]) -> Tensor
     total_nCHW = torch.full_like(images_nCHW, 1 << (_BLUR_BITS - 1), dtype=torch.int64)
     for distance in range(reach + 1):
         weight_n = np.where(distance <= whole_n, inner_n, outer_n * (distance == whole_n + 1))
-        weight_n111 = torch.from_numpy(weight_n).to(device).view(-1, 1, 1, 1)
+        weight_n111 = sent(weight_n, device).view(-1, 1, 1, 1)
         pixels_nCHW = padded_nCHV[..., reach - distance : reach - distance + width]
         if distance:
             right = padded_nCHV[..., reach + distance : reach + distance + width]

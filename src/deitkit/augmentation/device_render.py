@@ -19,6 +19,7 @@ from torch import Tensor
 from deitkit.augmentation.crop_resize import is_large, pixel_boxes
 from deitkit.augmentation.device_operations import apply_operations
 from deitkit.augmentation.views import Views
+from deitkit.runtime.transfer import sent
 
 Floats = NDArray[np.float64]
 
@@ -49,7 +50,7 @@ def render_on_device(
     device = images_BHWC.device
     box_B4 = pixel_boxes(views, np.broadcast_to(np.array([height, width]), (num_images, 2)))
     levels = np.atleast_1d(np.asarray(fill, dtype=np.float32))
-    fill_C1 = torch.from_numpy(levels).to(device)[:, None]
+    fill_C1 = sent(levels, device)[:, None]
     resized_BCHW = torch.empty(num_images, num_channels, *size, dtype=torch.uint8, device=device)
     is_apart = bool(is_large(np.array([[height, width]]))[0])
     columns_first_B = _columns_first(box_B4, (height, width), size) & (not is_apart)
@@ -58,7 +59,7 @@ def render_on_device(
         rows = np.flatnonzero(columns_first_B == columns_first)
         for first in range(0, len(rows), at_once):
             part = rows[first : first + at_once]
-            index_n = torch.from_numpy(part).to(device)
+            index_n = sent(part, device)
             resized_BCHW[index_n] = _resize(
                 images_BHWC[index_n],
                 box_B4[part],
@@ -172,7 +173,7 @@ def _weights(
     margin = int(max(before_n.max(initial=0), end_n.max(initial=0) - num_source))
 
     def put(numbers: Floats, dtype: type) -> Tensor:
-        return torch.from_numpy(numbers.astype(dtype)).to(device).view(len(low_n), -1, 1)
+        return sent(numbers.astype(dtype), device).view(len(low_n), -1, 1)
 
     pixel_I = torch.arange(-margin, num_source + margin, device=device)
     distance_nOI = (pixel_I - put(whole_nO, np.int64)).float() - put(part_nO, np.float32)

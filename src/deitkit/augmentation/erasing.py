@@ -20,6 +20,7 @@ from torch import Tensor
 
 from deitkit.augmentation.draws import stream
 from deitkit.augmentation.views import Views
+from deitkit.runtime.transfer import sent
 
 FILLS = ("pixel", "color", "mean", "constant")
 
@@ -96,9 +97,9 @@ def _erase_pixels_(
     num_channels, height, width = images_BCHW.shape[1:]
     device = images_BCHW.device
     box_P, row_P, column_P = _pixels_of(box_n4, device)
-    mean_C, std_C = levels_2C.to(device)
+    mean_C, std_C = sent(levels_2C, device)
     channel_C = torch.arange(num_channels, device=device)
-    key_n = torch.from_numpy(keys_n.view(np.int64)).to(device)
+    key_n = sent(keys_n.view(np.int64), device)
     if fill == "pixel":
         index_PC = (channel_C * height + row_P[:, None]) * width + column_P[:, None]
         values_PC = mean_C + std_C * _normal(key_n[box_P, None], index_PC)
@@ -106,7 +107,7 @@ def _erase_pixels_(
         values_PC = (mean_C + std_C * _normal(key_n[:, None], channel_C))[box_P]
     else:
         values_PC = mean_C.expand(len(box_P), -1) if fill == "mean" else torch.zeros_like(mean_C)
-    image_P = torch.from_numpy(rows).to(device)[box_P]
+    image_P = sent(rows, device)[box_P]
     images_BCHW[image_P, :, row_P, column_P] = values_PC.to(images_BCHW.dtype)
 
 
@@ -116,10 +117,8 @@ def _pixels_of(box_n4: NDArray[np.int64], device: torch.device) -> tuple[Tensor,
     wide_n = right_n - left_n
     num_n = (bottom_n - top_n) * wide_n
     first_n = np.cumsum(num_n) - num_n
-    per_box_4n = torch.from_numpy(np.stack([top_n, left_n, wide_n, first_n])).to(device)
-    box_P = torch.repeat_interleave(
-        torch.from_numpy(num_n).to(device), output_size=int(num_n.sum())
-    )
+    per_box_4n = sent(np.stack([top_n, left_n, wide_n, first_n]), device)
+    box_P = torch.repeat_interleave(sent(num_n, device), output_size=int(num_n.sum()))
     top_P, left_P, wide_P, first_P = per_box_4n[:, box_P]
     position_P = torch.arange(len(box_P), device=device) - first_P
     return box_P, top_P + position_P // wide_P, left_P + position_P % wide_P
@@ -128,7 +127,7 @@ def _pixels_of(box_n4: NDArray[np.int64], device: torch.device) -> tuple[Tensor,
 def _normal(keys: Tensor, index: Tensor) -> Tensor:
     """Standard normal numbers, number `index` of the streams of `keys`: float32."""
     high_bits = _shift_right(_stream_words(keys, index), 64 - _QUANTILE_BITS)
-    return torch.from_numpy(_normal_quantiles().copy()).to(index.device)[high_bits]
+    return sent(_normal_quantiles().copy(), index.device)[high_bits]
 
 
 @lru_cache(maxsize=1)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deitkit.augmentation.views import Views
+from deitkit.runtime.transfer import sent
 
 
 def swap_pairs(values_B: Tensor) -> Tensor:
@@ -61,8 +62,8 @@ def mix_images(images_BCHW: Tensor, views: Views) -> Tensor:
     is_cut_B = views.cut_B4[:, 2] > views.cut_B4[:, 0]
     lam_B = torch.from_numpy(views.lam_B.copy())
     lam_B[torch.from_numpy(is_cut_B)] = 1.0
-    mixed_BCHW = mixup(images_BCHW, lam_B.to(device))
-    return cutmix(mixed_BCHW, torch.from_numpy(views.cut_pixels((height, width))).to(device))
+    mixed_BCHW = mixup(images_BCHW, sent(lam_B, device))
+    return cutmix(mixed_BCHW, sent(views.cut_pixels((height, width)), device))
 
 
 def mix_targets(targets_BK: Tensor, views: Views, *, size: tuple[int, int]) -> Tensor:
@@ -71,5 +72,5 @@ def mix_targets(targets_BK: Tensor, views: Views, *, size: tuple[int, int]) -> T
     The share of a label is the share of pixels it kept at that size, the student's: what a
     teacher sees at another size reaches the student through its logits, not through the labels.
     """
-    lam_B = torch.from_numpy(views.lam_at(size)).to(targets_BK.device)
+    lam_B = sent(views.lam_at(size), targets_BK.device)
     return mixup(targets_BK, lam_B)

@@ -300,6 +300,10 @@ class RunSection:
     than one process with all threads. Short: ranks."""
     device: str = AUTO
     """auto takes CUDA, then Apple's MPS, then the CPU. Short: device."""
+    compile: bool | Auto = AUTO
+    """Compile the student's transformer blocks for training (torch.compile; needs a C++ compiler).
+    It takes about a minute before the first step. auto: on CUDA where training takes ten minutes or
+    more; on a CPU it was not faster."""
     overwrite: bool = False
     """Start anew in a folder that holds a run. Short: overwrite."""
     accept_changes: bool = False

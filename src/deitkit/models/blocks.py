@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from deitkit.models.noise import ModelNoise, drop, keep_images
 
 Branch = Callable[[Tensor, ModelNoise | None], Tensor]
+Compiled = tuple[Callable[..., Tensor], Callable[..., Tensor]]
 
 
 def attention_weights(q_BANE: Tensor, k_BANE: Tensor) -> Tensor:
@@ -197,6 +198,9 @@ class Block(nn.Module):
             proj_drop=proj_drop,
             conv_grid=conv_grid,
         )
+        self.compiled: Compiled | None = None
+        """In training, what `compile_branches` made of the two branches. Functions that are given
+        the block, so that a copy of it computes with its own weights."""
         self.ls1: nn.Module = nn.Identity()
         self.ls2: nn.Module = nn.Identity()
         if layer_scale is not None:
@@ -235,5 +239,17 @@ class Block(nn.Module):
         grid: tuple[int, int] | None = None,
     ) -> Tensor:
         """`grid` are rows and columns of patches where they are not the model's own."""
-        x_BND = self._add(x_BND, self._attn_branch, noise, "attn")
-        return self._add(x_BND, partial(self._mlp_branch, grid=grid), noise, "mlp")
+        attn, mlp = (Block._attn_branch, Block._mlp_branch)
+        if self.training and self.compiled is not None:
+            attn, mlp = self.compiled
+        x_BND = self._add(x_BND, partial(attn, self), noise, "attn")
+        return self._add(x_BND, partial(mlp, self, grid=grid), noise, "mlp")
+
+
+@cache
+def compile_branches() -> Compiled:
+    """Both branches of a block as torch.compile makes them, once for all blocks of all models.
+
+    The draws of what is dropped, and the choice of images, stay outside: they are the host's.
+    """
+    return torch.compile(Block._attn_branch), torch.compile(Block._mlp_branch)

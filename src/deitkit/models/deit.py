@@ -14,7 +14,7 @@ from deitkit.errors import ConfigError, DataError
 from deitkit.flow import StudentOutput
 from deitkit.models import checks
 from deitkit.models.base import ImageModel
-from deitkit.models.blocks import Block
+from deitkit.models.blocks import Block, compile_branches
 from deitkit.models.initialise import TOKEN_INITS, WEIGHT_INITS, init_transformer, trunc_normal
 from deitkit.models.noise import ModelNoise, drop
 from deitkit.models.patch_embed import STEMS, ConvStem, PatchEmbed
@@ -170,6 +170,25 @@ class DeiT(ImageModel):
         memory (Chen et al. 2016, arXiv:1604.06174).
         """
         self.grad_checkpointing = enabled
+
+    def compile_blocks(self) -> None:
+        """In training, run what blocks compute as torch.compile makes it, from the first step on.
+
+        Names, weights and evaluation stay as they are; the numbers differ in their last bits.
+
+        Raises:
+            ConfigError: MODEL_OPTION, with dropout inside the blocks, which the host draws.
+        """
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            if block.attn.attn_drop or block.attn.proj_drop:
+                raise ConfigError(
+                    "MODEL_OPTION",
+                    "run.compile",
+                    "dropout inside the blocks is drawn by the host, in every step anew",
+                    "leave it out, or set model.attn_drop=0 model.proj_drop=0",
+                )
+            block.compiled = compile_branches()
 
     @property
     def grid_size(self) -> tuple[int, int]:

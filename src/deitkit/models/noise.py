@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deitkit.runtime.transfer import sent
+
 
 @dataclass(frozen=True, slots=True)
 class ModelNoise:
@@ -46,9 +48,9 @@ class ModelNoise:
         keep_G = self._uniform(layer, per_image_shape) < keep_prob
         if self.picked is None:
             assert 0 <= self.first <= self.first + num_images <= self.global_size
-            return keep_G[self.first : self.first + num_images].to(device)
+            return sent(keep_G[self.first : self.first + num_images], torch.device(device))
         assert len(self.picked) == num_images
-        return keep_G[[self.first + i for i in self.picked]].to(device)
+        return sent(keep_G[[self.first + i for i in self.picked]], torch.device(device))
 
     def keep_subset(self, layer: int | str, num_images: int, num_kept: int) -> list[int]:
         """Positions, ascending, of this micro-batch's images among the `num_kept` of all G.
@@ -109,7 +111,7 @@ def keep_images(
         order_B = torch.rand(num_images, device=device).argsort()
         return KeptImages(order_B[:num_kept].sort().values, global_size / num_kept, None)
     picked = noise.keep_subset(layer, num_images, num_kept)
-    positions_J = torch.tensor(picked, dtype=torch.int64, device=device)
+    positions_J = sent(torch.tensor(picked, dtype=torch.int64, device="cpu"), device)
     return KeptImages(positions_J, global_size / num_kept, replace(noise, picked=tuple(picked)))
 
 

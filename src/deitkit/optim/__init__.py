@@ -5,6 +5,7 @@ from deitkit.optim.groups import layer_depths, parameter_groups
 from deitkit.optim.muon import Muon
 from deitkit.optim.registry import OPTIMIZERS, build_optimizer
 from deitkit.optim.schedule import Schedule, cosine_with_warmup, scaled_lr
+from deitkit.optim.skipping import step_unless
 
 __all__ = [
     "OPTIMIZERS",
@@ -17,4 +18,5 @@ __all__ = [
     "layer_depths",
     "parameter_groups",
     "scaled_lr",
+    "step_unless",
 ]

@@ -43,3 +43,19 @@ class WeightAverage(Generic[Model]):
         torch._foreach_lerp_(averages, weights, 1 - self.decay_at(num_updates))
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
+
+    @torch.no_grad()
+    def update_unless(self, skipped: Tensor, model: nn.Module, *, num_updates: Tensor) -> None:
+        """As `update`, but where `skipped` (a bool scalar) nothing changes.
+
+        Both scalars are on the device of the weights, and the host asks for neither.
+        """
+        averages: list[Tensor] = list(self.model.parameters())
+        weights: list[Tensor] = list(model.parameters())
+        decay = torch.full((), self.decay, dtype=torch.float64, device=skipped.device)
+        if self.warmup:
+            decay = torch.minimum(decay, 1 - (2.0 + num_updates.double()) ** (-2 / 3))
+        share = (1 - decay).to(averages[0].dtype).masked_fill(skipped, 0.0)
+        torch._foreach_lerp_(averages, weights, [share] * len(averages))
+        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(torch.where(skipped, average, buffer))

@@ -78,6 +78,9 @@ class Muon(torch.optim.Optimizer):
     whole network in one batch.
     """
 
+    found_inf: Tensor | None = None
+    """1 on the weights' device where the step changes nothing, see `step_unless`."""
+
     def __init__(
         self,
         groups: Iterable[dict[str, Any]],
@@ -114,17 +117,26 @@ class Muon(torch.optim.Optimizer):
                     weight = one.weight_RS
                     steps[weight.shape, weight.device, weight.dtype].append(one)
         for same_shape in steps.values():
-            _move(same_shape)
+            _move(same_shape, self._skipped())
+
+    def _skipped(self) -> Tensor | None:
+        return None if self.found_inf is None else self.found_inf > 0
 
     def _hidden_steps(self, group: dict[str, Any], parameter: Tensor) -> list[_Step]:
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        buffer = state["momentum_buffer"]
-        buffer.lerp_(parameter.grad, 1 - group["momentum"])
-        direction = parameter.grad.lerp(buffer, group["momentum"])
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        buffer, gradient = state["momentum_buffer"], parameter.grad
+        new_share: float | Tensor = 1 - group["momentum"]
+        kept_share: float | Tensor = 1 - group["lr"] * group["weight_decay"]
+        if (skipped := self._skipped()) is not None:
+            gradient = gradient.masked_fill(skipped, 0.0)
+            new_share = torch.where(skipped, 0.0, new_share)
+            kept_share = torch.where(skipped, 1.0, kept_share)
+        buffer.lerp_(gradient, new_share)
+        direction = gradient.lerp(buffer, group["momentum"])
+        parameter.mul_(kept_share)
         num = group["num_matrices"]
         weights, directions = parameter.chunk(num), direction.chunk(num)
         return [_Step(w, d, group["lr"]) for w, d in zip(weights, directions, strict=True)]
@@ -147,6 +159,7 @@ class Muon(torch.optim.Optimizer):
             [],
             [state["step"] for state in states],
             fused=group["fused"],
+            found_inf=self.found_inf,
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
@@ -157,12 +170,14 @@ class Muon(torch.optim.Optimizer):
         )
 
 
-def _move(steps: list[_Step]) -> None:
-    """Move matrices of one shape by their orthogonalised directions."""
+def _move(steps: list[_Step], skipped: Tensor | None) -> None:
+    """Move matrices of one shape by their orthogonalised directions, unless `skipped`."""
     directions_MRS = torch.stack([one.direction_RS for one in steps])
     if directions_MRS.is_cuda:
         directions_MRS = directions_MRS.bfloat16()
     updates_MRS = orthogonalise(directions_MRS)
+    if skipped is not None:
+        updates_MRS = updates_MRS.masked_fill(skipped, 0.0)
     scale = update_scale(*updates_MRS.shape[1:])
     for one, update_RS in zip(steps, updates_MRS, strict=True):
         one.weight_RS.add_(update_RS.to(one.weight_RS.dtype), alpha=-one.lr * scale)

@@ -40,7 +40,7 @@ class World:
     local_rank: int = 0
     """Rank among those on this machine, so the number of our CUDA device."""
     backend: str | None = None
-    """None for one process; gloo on the CPU, nccl on CUDA."""
+    """None for one process; gloo on the CPU, nccl on CUDA, where the hosts have gloo beside it."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where this rank computes."""
     watch: Watch | None = field(default=None, compare=False, repr=False)
@@ -73,7 +73,9 @@ class World:
         if picked.type == "cuda":
             torch.cuda.set_device(picked)
         backend = "nccl" if picked.type == "cuda" else "gloo"
-        watch = join(rank, world_size, backend, timeout_s, min(rendezvous_timeout_s, timeout_s))
+        # What is on the host is exchanged by the hosts: through CUDA they would wait for it.
+        backends = "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
+        watch = join(rank, world_size, backends, timeout_s, min(rendezvous_timeout_s, timeout_s))
         return cls(rank, world_size, local_rank, backend, picked, watch)
 
     @classmethod
@@ -187,10 +189,9 @@ class World:
     def _reduced(self, values: Tensor, operation: Any) -> Tensor:
         if self.world_size == 1:
             return values
-        here = values.to(self.device)
         with self.exchange():
-            dist.all_reduce(here, op=operation)
-        return here.to(values.device)
+            dist.all_reduce(values, op=operation)
+        return values
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Rows travel as bytes, so every dtype arrives as it left."""

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deitkit.runtime.transfer import sent
 from deitkit.teachers.cache import TeacherCache
 
 
@@ -82,7 +83,7 @@ class CachedTeacher:
         if len(missing):
             images = images_BCHW if isinstance(images_BCHW, Tensor) else images_BCHW()
             assert len(images) == len(hit_B), "one image for each view"
-            asked = images[torch.from_numpy(missing).to(images.device)]
+            asked = images[sent(missing, images.device)]
             logits = self.live(asked).float().cpu().numpy()
             fresh = Fresh(
                 np.full(len(missing), view_epoch),
@@ -95,7 +96,7 @@ class CachedTeacher:
             if self.cache.folder is None:
                 self._fresh.append(fresh)
             logits_BK[missing] = self.cache.stored(logits)
-        return torch.from_numpy(logits_BK).to(self.device)
+        return sent(logits_BK, self.device)
 
     def take_fresh(self) -> Fresh:
         """What was asked since the last call, for those who share no disk with this process."""

@@ -31,6 +31,7 @@ from deitkit.optim import (
     decay_from_half_life,
     scaled_lr,
 )
+from deitkit.runtime.compiler import compiler_fault
 from deitkit.runtime.device import precision_for
 from deitkit.runtime.world import World
 from deitkit.teachers import LiveTeacher, NoTeacher
@@ -43,6 +44,7 @@ from deitkit.training.sources import OpenSources, whole_images
 from deitkit.training.start import SCRATCH, open_start
 from deitkit.training.state import TrainState
 from deitkit.training.teaching import BlankTeacher, LiveTeaching, Teaching, open_stored_teaching
+from deitkit.training.verdict import judge_for
 
 NUM_TOKEN_IMAGES = 64
 
@@ -78,7 +80,14 @@ class Assembly:
         steps = self.steps.with_answers(
             teaching.answered_epochs(), from_step=first if teaching.keeps_answers() else None
         )
-        for batch in load_steps(steps, first, last, workers=self.num_workers):
+        loaded = load_steps(
+            steps,
+            first,
+            last,
+            workers=self.num_workers,
+            pin_memory=self.parts.device.type == "cuda",
+        )
+        for batch in loaded:
             self.steps.num_remade += batch.num_remade
             yield batch
 
@@ -146,7 +155,8 @@ def assemble(
     read: a checkpoint will replace the weights.
 
     Raises:
-        ConfigError: the model's arguments do not fit, or a batch is too small for the ranks.
+        ConfigError: the model's arguments do not fit, a batch is too small for the ranks, or it
+            cannot be compiled.
         DataError, ModelFileError: the start does not fit the data.
         ResourceError: the teacher's cache does not fit on the disk.
     """
@@ -167,6 +177,8 @@ def assemble(
     if config.model.grad_checkpointing:
         _checkpoint_gradients(model, config.model.name)
     model = model.to(device)
+    if config.run.compile is True:
+        _compile(model, config.model.name, device)
     asked = teacher or NoTeacher()
     optim = config.optim
     batch_size = settled(optim.batch_size)
@@ -264,6 +276,7 @@ def assemble(
         std=settled(config.data.std),
         erasing_fill=config.views.erasing_fill,
         clip_norm=optim.clip_norm,
+        judge=judge_for(device),
         device_batch_size=settled(optim.device_batch_size),
         steps_per_epoch=steps.steps_per_epoch,
         weight_seed=config.run.weight_seed or 0,
@@ -339,6 +352,16 @@ def _checkpoint_gradients(model: ImageModel, name: str) -> None:
             "leave it out, or lower optim.device_batch_size",
         )
     model.set_grad_checkpointing(True)
+
+
+def _compile(model: ImageModel, name: str, device: torch.device) -> None:
+    do = "set run.compile=false, or leave it out"
+    if not isinstance(model, DeiT):
+        why = f"{name} has no transformer blocks to compile"
+        raise ConfigError("MODEL_OPTION", "run.compile", why, do)
+    if (fault := compiler_fault(device)) is not None:
+        raise ConfigError("NO_COMPILER", "run.compile", fault, f"install what is missing, or {do}")
+    model.compile_blocks()
 
 
 def _view_policy(config: RunConfig) -> ViewPolicy:

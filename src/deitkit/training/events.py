@@ -52,7 +52,8 @@ class StepDone:
     losses: LossTerms
     """Means over the step's images, on all ranks."""
     grad_norm: Tensor
-    skipped: bool
+    skipped: bool | Tensor
+    """Whether its gradient was not finite, so that nothing changed. `fit` tells a bool."""
     sample_ids: tuple[int, ...] = ()
     image_size: tuple[int, int] | None = None
     """Height and width at which the student saw them."""

@@ -344,8 +344,11 @@ class _Carried(Dataset):
             return error
 
 
-def load_steps(steps: TrainSteps, first: int, last: int, *, workers: int) -> Generator[Batch]:
-    """Batches of the steps from `first` to `last` - 1, made ahead in `workers` processes.
+def load_steps(
+    steps: TrainSteps, first: int, last: int, *, workers: int, pin_memory: bool = False
+) -> Generator[Batch]:
+    """Batches of the steps from `first` to `last` - 1, made ahead in `workers` processes and, with
+    `pin_memory`, moved to where CUDA fetches them from by a thread of this one.
 
     Close it where its end is not reached: that is what ends the workers.
 
@@ -361,6 +364,7 @@ def load_steps(steps: TrainSteps, first: int, last: int, *, workers: int) -> Gen
         prefetch_factor=PREFETCHED_STEPS if workers else None,
         generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_the_trainer,
+        pin_memory=pin_memory,
     )
     try:
         for item in loader:

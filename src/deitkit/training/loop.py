@@ -24,6 +24,7 @@ from deitkit.training.parts import TrainParts
 from deitkit.training.selection import Scores, better_of, is_kept
 from deitkit.training.state import TrainState
 from deitkit.training.step import train_step
+from deitkit.training.telling import Telling
 
 MAX_BAD_STEPS = 3
 MAX_FAILED_SAVES = 3
@@ -67,12 +68,16 @@ class Fit:
         clock = _Clock(self.state.seconds)
         saved = self._progress()
         failed_saves = 0
+        telling = Telling(int(self.state.bad_in_a_row))
         batches = self.batches(self.state.step, self.total_steps)
         # Before training one rank works for all, and is waited for.
         self.parts.world.slow_ranks()
         try:
             while True:
-                if self._asked_to_stop():
+                stops = self._asked_to_stop()
+                if stops or self._pauses(saved):
+                    yield from self._told(telling.rest(), telling)
+                if stops:
                     yield from self._save_and_raise(clock, saved)
                 if self._evaluation_is_due():
                     evaluated = self._evaluate()
@@ -97,14 +102,13 @@ class Fit:
                         done = train_step(self.state, batch, self.parts)
                 except CheckpointError as error:
                     # CACHE_GONE, before the step changed anything.
+                    yield from self._told(telling.rest(), telling)
                     if self._progress() != saved:
                         yield self._save(clock)
                     raise error
                 if done.step % self.parts.steps_per_epoch == 0:
                     self.parts.teacher.end_epoch(self.parts.world)
-                yield done
-                yield from (Warned(text) for text in self.parts.world.slow_ranks())
-                self._check_finite(done)
+                yield from self._told(telling.add(done), telling)
         except GeneratorExit:
             if self._progress() != saved:
                 self._save(clock)
@@ -119,6 +123,17 @@ class Fit:
     def _progress(self) -> tuple[int, int]:
         """Steps done, and those done at the last evaluation: what a checkpoint may lack."""
         return self.state.step, self.state.evaluated_step
+
+    def _told(self, steps: Iterator[StepDone], telling: Telling) -> Iterator[Event]:
+        for done in steps:
+            yield done
+            yield from (Warned(text) for text in self.parts.world.slow_ranks())
+            _check_finite(done, telling.bad_in_a_row)
+
+    def _pauses(self, saved: tuple[int, int]) -> bool:
+        """Whether something else than the next step is due."""
+        is_over = self.state.step >= self.total_steps
+        return is_over or self._evaluation_is_due() or self._checkpoint_is_due(saved)
 
     def _asked_to_stop(self) -> bool:
         """All ranks stop at the same step."""
@@ -208,17 +223,18 @@ class Fit:
             rotate(self.folder, keep=KEPT_CHECKPOINTS)
         return Saved(step=self.state.step, path=str(path))
 
-    def _check_finite(self, done: StepDone) -> None:
-        if self.state.bad_in_a_row < MAX_BAD_STEPS:
-            return
-        raise DivergedError(
-            "NOT_FINITE",
-            f"step {done.step}",
-            f"{MAX_BAD_STEPS} steps in a row had no finite gradient (learning rate {done.lr:.3g}, "
-            f"gradient norm {float(done.grad_norm):.3g}, sample ids "
-            f"{', '.join(f'{i:016x}' for i in done.sample_ids[:8])})",
-            "lower lr= or set optim.clip_norm=1; the best weights so far are in best/",
-        )
+
+def _check_finite(done: StepDone, bad_in_a_row: int) -> None:
+    if bad_in_a_row < MAX_BAD_STEPS:
+        return
+    raise DivergedError(
+        "NOT_FINITE",
+        f"step {done.step}",
+        f"{MAX_BAD_STEPS} steps in a row had no finite gradient (learning rate {done.lr:.3g}, "
+        f"gradient norm {float(done.grad_norm):.3g}, sample ids "
+        f"{', '.join(f'{i:016x}' for i in done.sample_ids[:8])})",
+        "lower lr= or set optim.clip_norm=1; the best weights so far are in best/",
+    )
 
 
 class _Clock:

@@ -22,9 +22,11 @@ from deitkit.losses import DistillationLoss
 from deitkit.losses.targets import label_targets
 from deitkit.models.noise import ModelNoise
 from deitkit.optim import Schedule
+from deitkit.runtime.transfer import sent
 from deitkit.runtime.world import World
 from deitkit.training.loader import labels_that_count
 from deitkit.training.teaching import Teaching
+from deitkit.training.verdict import Judge
 
 
 def _part(images_B: Tensor | None, start: int, stop: int) -> Tensor | None:
@@ -57,6 +59,8 @@ class TrainParts:
     std: tuple[float, ...]
     erasing_fill: str
     clip_norm: float | None
+    judge: Judge
+    """Decides whether a gradient of some norm may change anything."""
     device_batch_size: int
     steps_per_epoch: int
     weight_seed: int
@@ -83,7 +87,7 @@ class TrainParts:
         """Mixed images for the student, 0 to 1, and mixed soft targets."""
         images_BCHW = self._mixed(share.images_BCHW, share, share.image_size)
         targets_BK = label_targets(
-            share.labels_B.clamp(min=0).to(self.device),
+            sent(share.labels_B.clamp(min=0), self.device),
             self.num_classes,
             smoothing=self.label_smoothing,
             label_loss=self.label_loss,
@@ -110,7 +114,7 @@ class TrainParts:
         if share.num_labelled == share.global_size:
             return None
         counts_B = labels_that_count((share.labels_B >= 0).numpy())
-        return torch.from_numpy(np.flatnonzero(counts_B)).to(self.device, non_blocking=True)
+        return sent(np.flatnonzero(counts_B), self.device)
 
     def label_normalizer(self, batch: Batch) -> float:
         """As `normalizer`, over the images whose label counts."""
@@ -119,9 +123,9 @@ class TrainParts:
     def _mixed(self, images_BCHW: Tensor | None, share: Batch, size: tuple[int, int]) -> Tensor:
         if images_BCHW is None:
             assert share.sources_BHWC is not None
-            sources_BHWC = share.sources_BHWC.to(self.device, non_blocking=True)
+            sources_BHWC = sent(share.sources_BHWC, self.device)
             images_BCHW = render_on_device(sources_BHWC, share.views, size, op_fill=self.op_fill)
-        images_BCHW = images_BCHW.to(self.device, non_blocking=True).float().div_(255)
+        images_BCHW = sent(images_BCHW, self.device).float().div_(255)
         images_BCHW = erase_images_(
             images_BCHW, share.views, fill=self.erasing_fill, mean=self.mean, std=self.std
         )
@@ -134,8 +138,8 @@ class TrainParts:
 
     def normalise(self, images_BCHW: Tensor) -> Tensor:
         """Subtract the mean and divide by the deviation of each channel."""
-        mean_C11 = torch.tensor(self.mean, device=self.device).view(-1, 1, 1)
-        std_C11 = torch.tensor(self.std, device=self.device).view(-1, 1, 1)
+        mean_C11 = sent(torch.tensor(self.mean), self.device).view(-1, 1, 1)
+        std_C11 = sent(torch.tensor(self.std), self.device).view(-1, 1, 1)
         return (images_BCHW - mean_C11).div_(std_C11)
 
     def noise(self, step: int, share: Batch) -> ModelNoise:

@@ -21,9 +21,10 @@ class TrainState:
     average: WeightAverage[ImageModel] | None
     optimizer: torch.optim.Optimizer
     step: int = 0
-    num_updates: int = 0
-    """Steps whose gradient was finite; the others changed nothing."""
-    bad_in_a_row: int = 0
+    num_updates: int | Tensor = 0
+    """Steps whose gradient was finite; the others changed nothing. A scalar on the device where
+    that decides about steps, and so are `bad_in_a_row`."""
+    bad_in_a_row: int | Tensor = 0
     evaluated_step: int = 0
     seconds: float = 0.0
     """Time spent in earlier stretches of this run."""
@@ -42,8 +43,8 @@ class TrainState:
         tensors |= {f"optimizer.{name}": value for name, value in optimizer_tensors.items()}
         numbers = {
             "step": self.step,
-            "num_updates": self.num_updates,
-            "bad_in_a_row": self.bad_in_a_row,
+            "num_updates": int(self.num_updates),
+            "bad_in_a_row": int(self.bad_in_a_row),
             "evaluated_step": self.evaluated_step,
             "seconds": self.seconds,
             "best": self.best,

@@ -15,6 +15,7 @@ def train_step(state: TrainState, batch: Batch, parts: TrainParts) -> StepDone:
 
     Touvron et al. 2021, arXiv:2012.12877, sections 4 (distillation) and 6 (recipe). A step whose
     gradient is not finite changes no weight; the gradient is the same on every rank, so all agree.
+    On CUDA nothing here waits for the device.
     """
     state.model.train()
     losses = LossTerms(*torch.zeros(3, device=parts.device))
@@ -37,16 +38,11 @@ def train_step(state: TrainState, batch: Batch, parts: TrainParts) -> StepDone:
     losses = LossTerms(*parts.world.sum(torch.stack(losses)) / parts.world.world_size)
     grad_norm = parts.clip(state.model.parameters())
     lr = parts.schedule.lr(state.step)
-    finite = bool(torch.isfinite(grad_norm))
-    if finite:
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
-        state.optimizer.step()
-        if state.average is not None:
-            state.average.update(state.model, num_updates=state.num_updates)
-        state.num_updates += 1
+    verdict = parts.judge(grad_norm)
+    verdict.step(state.optimizer, lr)
+    verdict.update(state.average, state.model, state.num_updates)
+    verdict.count(state)
     state.optimizer.zero_grad(set_to_none=True)
-    state.bad_in_a_row = 0 if finite else state.bad_in_a_row + 1
     state.step += 1
     return StepDone(
         step=state.step,
@@ -54,7 +50,7 @@ def train_step(state: TrainState, batch: Batch, parts: TrainParts) -> StepDone:
         lr=lr,
         losses=losses,
         grad_norm=grad_norm,
-        skipped=not finite,
+        skipped=verdict.skipped,
         sample_ids=tuple(int(i) for i in batch.views.sample_ids_B),
         image_size=batch.image_size,
     )

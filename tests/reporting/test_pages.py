@@ -86,6 +86,7 @@ def report_page(text: str) -> bytes:
             "advice": text,
         },
         "agreement": text,
+        "race": {"titles": [text] * 7, "rows": [[text] * 7], "reasons": [text]},
         "costs": [("steps", text)],
         "data": [("from", text)],
         "data_warnings": [text],

@@ -63,7 +63,7 @@ def begin(
     from deitkit.training.spending import ASKING, CHOOSING, READING, START_UP, TEACHER
 
     spending.mark(START_UP)
-    told = _until_stopped(request, stop, progress)
+    told = until_stopped(request, stop, progress)
     if dataset is None:
         dataset = scan(request.config, request.source, told)
     if request.resumes:
@@ -153,7 +153,7 @@ def _facts(
     return facts.to_dict()
 
 
-def _until_stopped(request: Request, stop: StopRequest, progress: Progress) -> Progress:
+def until_stopped(request: Request, stop: StopRequest, progress: Progress) -> Progress:
     """`progress` that ends the reading of images when a signal came: there is nothing to save."""
 
     def told(what: str, done: int, total: int | None) -> None:

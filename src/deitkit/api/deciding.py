@@ -181,7 +181,7 @@ def _timed(
     from deitkit.training.spending import CHOOSING, IMAGE_CACHE
     from deitkit.training.teaching import BlankTeacher
 
-    start, start_reason = _find_start(request, dataset, everyone, progress)
+    start, start_reason = find_request_start(request, dataset, everyone, progress)
     free_bytes = everyone.broadcast_json(free_memory_bytes(everyone.device))
     blank = None if teacher is None else BlankTeacher(len(dataset.class_names))
     opened: list[OpenSources] = []
@@ -260,7 +260,7 @@ def _free_disk_bytes(config: RunConfig) -> int | None:
     return free_space_bytes(default_root() if folder is None else Path(folder))
 
 
-def _find_start(
+def find_request_start(
     request: Request, dataset: Dataset, world: World, progress: Progress
 ) -> tuple[Start | None, str]:
     """The trained start, looked for by one rank and then read by all."""

@@ -81,7 +81,10 @@ def _fit_locked(
         if result := world.broadcast_json(request.finished):
             yield already_finished(result)
             return
-        yield from train_events(request, world, started, stop, progress)
+        run = train_events
+        if request.is_race:
+            from deitkit.api.racing import race_events as run  # type: ignore[assignment]
+        yield from run(request, world, started, stop, progress)
 
 
 def already_finished(result: Mapping[str, Any]) -> Finished:

@@ -33,6 +33,7 @@ it teaches: a ladder takes them from the user's data, the same for every step.""
 _OF_THE_COMMAND = {
     "run.seed": "seeds=",
     "run.out": "out=",
+    "schedule.strategy": "budget=",
     "run.ranks": "ranks=1",
     "distill.teacher": "teacher=",
 }

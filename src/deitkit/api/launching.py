@@ -18,6 +18,8 @@ def ranks_wanted(settings: Mapping[str, Any]) -> tuple[int, bool]:
         ConfigError: as the command itself would, before anything is started.
     """
     ranks = str(settings["ranks"])
+    if AUTO in (settings.get("strategy"), settings.get("schedule.strategy")):
+        read_request(settings)
     if ranks != AUTO:
         return (int(ranks) if ranks.isdecimal() else 1), False
     request = read_request(settings)

@@ -15,6 +15,7 @@ from deitkit.api.deciding import Decided, TeacherCost, decide
 from deitkit.api.freeze import Progress, no_progress, scan
 from deitkit.api.image_sources import plan_run_sources
 from deitkit.api.plan_rows import PlanRow, plan_rows
+from deitkit.api.race_arms import TITLES
 from deitkit.api.request import CONFIG_FILE, Request, check_new, read_request
 from deitkit.api.teaching import ASK_SHARE, auto_settings, has_teacher, open_asked
 from deitkit.config import RunConfig, flatten
@@ -72,7 +73,8 @@ def plan(*, progress: Progress = no_progress, **settings: Any) -> Plan:
     start or teacher that has to come over the network is fetched, as training would.
 
     Raises:
-        ConfigError: BUDGET, it does not reach for seeing each image once; and as `train`.
+        ConfigError: RACE, for strategy=auto; BUDGET, it does not reach for seeing each image once;
+            and as `train`.
         RankNotNeeded: on the ranks that ranks=auto does without.
         DeitkitError: as `train` before its first step.
     """
@@ -82,10 +84,22 @@ def plan(*, progress: Progress = no_progress, **settings: Any) -> Plan:
     calm_process()
     request = read_request(settings)
     check_new(request)
+    if request.is_race:
+        raise _cannot_plan_race()
     with World.joined(device=request.config.run.device) as world, suppress(RankNotNeeded):
         return _plan(request, world, started, settings, progress)
     # Only now: an error would be told to the rank that goes on.
     raise RankNotNeeded
+
+
+def _cannot_plan_race() -> ConfigError:
+    return ConfigError(
+        "RACE",
+        "strategy=auto",
+        "a race decides as it goes; it would try, where there is a start and a teacher: "
+        + "; ".join(TITLES.values()),
+        "leave strategy= out to plan one run",
+    )
 
 
 def _plan(

@@ -21,10 +21,11 @@ from deitkit.api.request import (
     FORECAST_FILE,
     METRICS_FILE,
     PYTHON_SEQUENCE,
+    RACE_FILE,
     RESULT_FILE,
     TEACHER_FACTS_FILE,
 )
-from deitkit.config import build_config, read_config_file
+from deitkit.config import AUTO, build_config, read_config_file
 from deitkit.errors import ConfigError, DeitkitError
 from deitkit.runtime.durable import write_file
 from deitkit.runtime.strict_json import load_json
@@ -51,6 +52,7 @@ def write_report(
     import deitkit
     from deitkit.reporting.forecast_table import forecast_rows
     from deitkit.reporting.pages import render_page
+    from deitkit.reporting.race_table import race_facts
     from deitkit.reporting.report_facts import class_tables, costs, curves, data_facts
 
     log = read_log(folder / METRICS_FILE)
@@ -78,6 +80,7 @@ def write_report(
         "teacher": teacher,
         "comparison": None if result is None else result.get("teacher"),
         "agreement": _agreement(result),
+        "race": race_facts(read_json(folder / RACE_FILE)),
         "costs": [*costs(result, log, num_train), *forecast_rows(beside)],
         "data": data_rows,
         "data_warnings": data_warnings,
@@ -257,7 +260,9 @@ def _summary(folder: Path, data: Any, teacher: Any) -> list[tuple[str, str]]:
     rows.append(
         (
             "length",
-            f"{config.schedule.steps} steps of {config.optim.batch_size} images",
+            "nothing was trained but a linear head"
+            if config.schedule.steps == AUTO
+            else f"{config.schedule.steps} steps of {config.optim.batch_size} images",
         )
     )
     return rows

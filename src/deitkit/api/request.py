@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deitkit.api.race_arms import check_race
 from deitkit.config import (
     AUTO,
     RunConfig,
@@ -36,6 +37,8 @@ TEACHER_FACTS_FILE = "teacher.json"
 TEACHER_FILES = (TEACHER_FACTS_FILE, "teacher.safetensors")
 TEACHER_FOLDER = "teacher"
 """The run in which teacher=auto is trained."""
+RACE_FILE, RACE_FOLDER = "race.json", "race"
+"""What a race found, and the runs it tried."""
 BEST_FOLDER = "best"
 CHECKPOINT_FOLDER = "last"
 RUN_ENTRIES = (
@@ -47,6 +50,8 @@ RUN_ENTRIES = (
     START_REPORT_FILE,
     *TEACHER_FILES,
     TEACHER_FOLDER,
+    RACE_FILE,
+    RACE_FOLDER,
     BEST_FOLDER,
 )
 PYTHON_SEQUENCE = "(python sequence)"
@@ -65,6 +70,8 @@ class Request:
     """Path of the data, or the sequence itself."""
     teacher: Any = None
     """A `Classifier` that was given as an object."""
+    ready: Any = None
+    """A `ReadyTeacher`, where a race has prepared the teacher for all its runs."""
     recipe: str | None = None
     """Name or file that settings came from."""
     resumes: bool = False
@@ -95,6 +102,11 @@ class Request:
         """What a finished run wrote last."""
         path = self.folder / RESULT_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    @property
+    def is_race(self) -> bool:
+        """Whether strategy=auto was asked for; in the end the settings are the winner's."""
+        return bool(self.asked.get("schedule.strategy") == AUTO)
 
     @property
     def finished(self) -> dict[str, Any] | None:
@@ -147,6 +159,8 @@ def read_request(settings: Mapping[str, Any]) -> Request:
     request = Request(config=config, folder=folder, asked=asked, source=source)
     request.teacher = teacher
     request.recipe = None if recipe is None else str(recipe)
+    if request.is_race:
+        check_race(asked)
     ranks = asked.get("run.ranks", 1)
     if isinstance(ranks, int) and ranks > 1 and "WORLD_SIZE" not in os.environ:
         raise ConfigError(

@@ -139,7 +139,7 @@ def find_teacher(
     )
     names = tuple(dataset.class_names)
     if world.is_main and not _is_ready(request, classifier, names):
-        ready = prepare_teacher(
+        ready = request.ready or prepare_teacher(
             classifier,
             dataset.train,
             dataset.val,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from deitkit.api.freeze import Progress, no_progress, scan
 from deitkit.api.image_sources import open_run_sources
 from deitkit.api.request import CONFIG_FILE
-from deitkit.config import RunConfig, build_config, read_config_file, with_values
+from deitkit.config import AUTO, RunConfig, build_config, read_config_file, with_values
 from deitkit.data import check_source
 from deitkit.errors import CheckpointError, ConfigError
 from deitkit.runtime.threads import calm_process
@@ -80,6 +80,13 @@ def verify_resume(
         )
     values, _ = read_config_file(path)
     config = build_config(values)
+    if config.schedule.steps == AUTO:
+        raise CheckpointError(
+            "NO_STEPS",
+            folder,
+            "nothing was trained in it but a head",
+            "name a run that was trained",
+        )
     check_source(str(config.data.path))
     dataset = scan(config, config.data.path, progress)
     calm_process()

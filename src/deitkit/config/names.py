@@ -21,6 +21,7 @@ SHORT_NAMES: dict[str, str] = {
     "budget": "schedule.budget",
     "sizes": "schedule.sizes",
     "strengths": "schedule.strengths",
+    "strategy": "schedule.strategy",
     "batch_size": "optim.batch_size",
     "image_size": "data.image_size",
     "lr": "optim.lr",

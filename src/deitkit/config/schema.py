@@ -260,6 +260,10 @@ class ScheduleConfig:
     """How strongly pictures are changed in equal parts of the run, as shares of the full strength:
     0.5,0.75,1 beside three sizes. They act on RandAugment's magnitude (with inc1), the colour
     jitter, and the chances of erasing and mixing. Empty: always full. Short: strengths."""
+    strategy: Literal["one", "auto"] = "one"
+    """one trains what the other settings say; auto tries within the budget what could win (a linear
+    classifier on frozen features, fine-tuning, with the teacher and without, from scratch), drops
+    losers early and spends the rest on the winner. Short: strategy."""
     steps: int | Auto = AUTO
     """Optimisation steps; fixed before the first one and never changed after."""
     eval_interval: int | Auto = AUTO

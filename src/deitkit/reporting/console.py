@@ -21,7 +21,17 @@ from rich.text import Text
 
 from deitkit.reporting.durations import duration
 from deitkit.reporting.forecast_table import forecast_line
-from deitkit.training.events import Evaluated, Event, Finished, Planned, Saved, StepDone, Warned
+from deitkit.reporting.race_table import print_race
+from deitkit.training.events import (
+    Evaluated,
+    Event,
+    Finished,
+    Planned,
+    Raced,
+    Saved,
+    StepDone,
+    Warned,
+)
 
 SHOWN_AFTER_S = 1.0
 SHOWN_CHOICES = (
@@ -101,6 +111,9 @@ class TrainingConsole:
             self._show_evaluation(event)
         elif isinstance(event, Finished):
             self._show_end(event)
+        elif isinstance(event, Raced):
+            self.close()
+            print_race(self.console, event.race)
         elif isinstance(event, Saved):
             self._describe(f"saved step {event.step}")
 

@@ -27,6 +27,12 @@ class HeadInputs:
         self._candidates = [layer for layer in module.modules() if _is_head(layer, num_classes)]
         self._heads: list[nn.Module] | None = None
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The layers listened to, in the order of the features; known after a first call."""
+        assert self._heads is not None, "no image was shown yet"
+        return list(self._heads)
+
     @torch.no_grad()
     def __call__(self, images_BCHW: Tensor) -> Tensor:
         listened = self._candidates if self._heads is None else self._heads

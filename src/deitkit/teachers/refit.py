@@ -21,7 +21,8 @@ L2_GRID = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4)
 UNCHECKED_L2 = 0.1
 """Taken where no class has two images, so that nothing can be held out."""
 LOOSE, TIGHT = 1e-6, 1e-7
-"""Largest slope at which a fit counts as done: to compare penalties, and of the head itself."""
+"""Largest slope at which a teacher's fit counts as done: to compare penalties, and of the head
+itself."""
 Z_95 = 1.959963984540054
 
 
@@ -66,7 +67,14 @@ class FittedHead:
 
 
 def fit_head(
-    features_ND: Tensor, labels_N: Tensor, num_classes: int, *, num_folds: int = 5, seed: int
+    features_ND: Tensor,
+    labels_N: Tensor,
+    num_classes: int,
+    *,
+    num_folds: int = 5,
+    seed: int,
+    loose: float = LOOSE,
+    tight: float = TIGHT,
 ) -> FittedHead:
     """Multinomial logistic regression, its l2 penalty chosen by stratified cross-validation.
 
@@ -79,10 +87,11 @@ def fit_head(
     student learns from are the logits, not the decisions alone. The weaker ones are not tried once
     one was worse. The accuracy reported is of that same penalty, a choice among six at most.
 
-    `seed` deals the images into folds: no more than the largest class has images. The same
-    arguments and number of threads give the same bits. A class without images gets no weight and a
-    bias that makes it about as likely as Laplace's rule has it, 1 / (N + K). Memory: 8 N (D + 1)
-    bytes a few times over.
+    `loose` and `tight` are the slopes at which fits are done: those that compare penalties, and the
+    head itself. `seed` deals the images into folds: no more than the largest class has images. The
+    same arguments and number of threads give the same bits. A class without images gets no weight
+    and a bias that makes it about as likely as Laplace's rule has it, 1 / (N + K). Memory:
+    8 N (D + 1) bytes a few times over.
 
     Raises:
         ModelFileError: TEACHER_OUTPUT for features that are not [N, D], not finite, or the same
@@ -109,9 +118,9 @@ def fit_head(
     folds_N = deal_folds(rows_N, num_folds, seed=seed)
     l2, right_N = UNCHECKED_L2, None
     if (folds_N >= 0).any():
-        l2, right_N = _choose_l2(problem, folds_N)
+        l2, right_N = _choose_l2(problem, folds_N, loose)
     all_N = torch.ones(len(labels_N), dtype=torch.bool)
-    coefficients_PR = problem.fit(all_N, l2, tolerance=TIGHT)
+    coefficients_PR = problem.fit(all_N, l2, tolerance=tight)
 
     standard_PD, bias_P = problem.unrotated(coefficients_PR)
     weight_PD = standard_PD * inverse_std_D
@@ -149,7 +158,9 @@ def deal_folds(labels_N: Tensor, num_folds: int, *, seed: int) -> Tensor:
     return folds_N
 
 
-def _choose_l2(problem: LogisticRegression, folds_N: Tensor) -> tuple[float, Tensor]:
+def _choose_l2(
+    problem: LogisticRegression, folds_N: Tensor, tolerance: float
+) -> tuple[float, Tensor]:
     """The penalty under which held-out images are likeliest, and which it got right: [N]."""
     num_folds = int(folds_N.max()) + 1
     starts: list[Tensor | None] = [None] * num_folds
@@ -159,7 +170,7 @@ def _choose_l2(problem: LogisticRegression, folds_N: Tensor) -> tuple[float, Ten
         right_N = torch.zeros_like(best_right_N)
         for fold in range(num_folds):
             held_N = folds_N == fold
-            coefficients_PR = problem.fit(~held_N, l2, tolerance=LOOSE, start_PR=starts[fold])
+            coefficients_PR = problem.fit(~held_N, l2, tolerance=tolerance, start_PR=starts[fold])
             starts[fold] = coefficients_PR
             logits_HP, rows_H = problem.logits(coefficients_PR, held_N), problem.rows_N[held_N]
             losses_N[held_N] = F.cross_entropy(logits_HP, rows_H, reduction="none")

@@ -97,4 +97,12 @@ class Finished:
     """What result.json holds."""
 
 
-Event = Planned | Warned | StepDone | Evaluated | Saved | Finished
+@dataclass(frozen=True, slots=True)
+class Raced:
+    """A race is decided; `Finished` is next, of the run that won."""
+
+    race: Mapping[str, Any]
+    """What race.json holds."""
+
+
+Event = Planned | Warned | StepDone | Evaluated | Saved | Raced | Finished

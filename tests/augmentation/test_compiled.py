@@ -6,10 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deitkit.augmentation import ViewPolicy, compiled, draw_views, render
+from deitkit.augmentation import ViewPolicy, compiled, draw_views, erasing, render
 from deitkit.augmentation.op_codes import OP_CODES, OP_NAMES
 from deitkit.augmentation.operations import apply_operations, join_channels, split_channels
 
@@ -81,6 +82,27 @@ def test_every_operation_has_the_bytes_of_what_it_replaces(image_HWC, is_flipped
         np.testing.assert_array_equal(
             out_CHW, by_pillow(image_HWC, is_flipped, codes, params, fill)
         )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_noise_has_the_bits_of_numpys(channels, monkeypatch):
+    """Boxes at the corners, inside, of one pixel, of all."""
+    boxes = [(0, 0, 3, 4), (5, 6, 9, 11), (8, 10, 9, 11), (0, 0, 9, 11)]
+    images_BCHW = torch.rand(
+        len(boxes), channels, 9, 11, generator=torch.Generator().manual_seed(0)
+    )
+    keys = np.array([0, 1, 2**63 + 5, 2**64 - 1], np.uint64)
+    levels = torch.tensor([[0.4, 0.5, 0.6][:channels], [0.2, 0.3, 0.1][:channels]])
+
+    def erased() -> torch.Tensor:
+        images = images_BCHW.clone()
+        erasing._erase_boxes_(images, np.arange(4), np.array(boxes), keys, "pixel", levels)
+        return images
+
+    with_code = erased()
+    monkeypatch.setattr(compiled, "load_kernels", lambda: None)
+    assert torch.equal(with_code, erased())
+    assert not torch.equal(with_code, images_BCHW)
 
 
 def test_a_move_by_hand():

@@ -146,7 +146,8 @@ def _cubic(neighbours: Sequence[Tensor], part: Tensor) -> Tensor:
     first, *others = (weight.float() for weight in weights)
     result = neighbours[0] * first
     for neighbour, weight in zip(neighbours[1:], others, strict=True):
-        result.addcmul_(neighbour, weight)
+        # Not fused: on some processors that would round once instead of twice.
+        result.add_(neighbour * weight)
     return result.add_(_ROUNDED_UP).clamp_(0, 255).to(torch.uint8)
 
 

@@ -1,10 +1,10 @@
-"""Flip and operations of a view in one call of compiled code, where the package was built with it.
+"""Flip, operations and erasing of a view in compiled code, where the package was built with it.
 
-The same bytes as `operations.py` makes, many times sooner: `tests/augmentation/test_compiled.py`
-holds one to the other. RGB only.
+The same bits as `operations.py` and `erasing.py` make, many times sooner:
+`tests/augmentation/test_compiled.py` holds one to the other. Operations are on RGB only.
 """
 
-# Shapes: H height, W width, L operations.
+# Shapes: C channels, H height, W width, L operations.
 
 from __future__ import annotations
 
@@ -58,7 +58,43 @@ def load_kernels() -> ctypes.CDLL | None:
         return None
     whole, address = ctypes.c_long, ctypes.c_void_p
     kernels.deitkit_view.argtypes = [address, whole, whole, ctypes.c_int, whole, *[address] * 5]
+    kernels.deitkit_noise.restype = None
+    kernels.deitkit_noise.argtypes = [
+        address,
+        *[whole] * 3,
+        address,
+        ctypes.c_uint64,
+        *[address] * 3,
+    ]
     return kernels
+
+
+def fill_noise(
+    image_CHW: NDArray[np.float32],
+    box: tuple[int, int, int, int],
+    *,
+    key: int,
+    quantiles: NDArray[np.float32],
+    mean_C: NDArray[np.float32],
+    std_C: NDArray[np.float32],
+) -> bool:
+    """Write normal noise into a box (top, left, bottom, right) inside an image, in place; False,
+    and nothing is written, where there is no compiled code for it."""
+    kernels = load_kernels()
+    numbers = (image_CHW, quantiles, mean_C, std_C)
+    are_floats = all(each.dtype == np.float32 and each.flags.c_contiguous for each in numbers)
+    if kernels is None or not are_floats:
+        return False
+    kernels.deitkit_noise(
+        image_CHW.ctypes.data,
+        *image_CHW.shape,
+        (ctypes.c_long * 4)(*box),
+        key,
+        quantiles.ctypes.data,
+        mean_C.ctypes.data,
+        std_C.ctypes.data,
+    )
+    return True
 
 
 def show_compiled(

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deitkit.augmentation.compiled import fill_noise
 from deitkit.augmentation.draws import stream
 from deitkit.augmentation.views import Views
 from deitkit.runtime.transfer import sent
@@ -72,7 +73,18 @@ def _erase_boxes_(
     num_channels, height, width = images_BCHW.shape[1:]
     mean_C11, std_C11 = levels_2C.numpy()[:, :, None, None]
     channel_C11 = np.arange(num_channels, dtype=np.uint64)[:, None, None]
-    for row, (top, left, bottom, right), key in zip(rows, box_n4.tolist(), keys_n, strict=True):
+    mean_C, std_C = mean_C11.ravel(), std_C11.ravel()
+    for row, box, key in zip(rows.tolist(), box_n4.tolist(), keys_n, strict=True):
+        top, left, bottom, right = box
+        if fill == "pixel" and fill_noise(
+            images_BCHW[row].numpy(),
+            box,
+            key=int(key),
+            quantiles=_normal_quantiles(),
+            mean_C=mean_C,
+            std_C=std_C,
+        ):
+            continue
         values: NDArray[np.float32] = mean_C11 if fill == "mean" else np.zeros_like(mean_C11)
         if fill in ("pixel", "color"):
             index = channel_C11

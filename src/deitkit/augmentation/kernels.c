@@ -382,6 +382,31 @@ FOR_EACH_CPU static void widen(const uint8_t *image, floats *wide, long num_pixe
         wide[i] = (floats){image[0], image[1], image[2], 0};
 }
 
+/* ---- erasing.py's noise: SplitMix64's words, their highest bits through a table ---- */
+
+enum { QUANTILE_SHIFT = 52 };
+
+static uint64_t mixed(uint64_t word)
+{
+    word = (word ^ (word >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    word = (word ^ (word >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return word ^ (word >> 31);
+}
+
+/* `box` is top, left, bottom, right in `image` [channels][height][width]. */
+void deitkit_noise(float *image, long channels, long height, long width, const long *box,
+                   uint64_t key, const float *quantiles, const float *mean, const float *std)
+{
+    const uint64_t gamma = UINT64_C(0x9E3779B97F4A7C15);
+    for (long channel = 0; channel < channels; channel++)
+        for (long y = box[0]; y < box[2]; y++)
+            for (long x = box[1]; x < box[3]; x++) {
+                long place = (channel * height + y) * width + x;
+                uint64_t word = mixed(key + ((uint64_t)place + 1) * gamma);
+                image[place] = mean[channel] + std[channel] * quantiles[word >> QUANTILE_SHIFT];
+            }
+}
+
 /* ---- a view ---- */
 
 static void copy_flipped(const uint8_t *image, uint8_t *out, long height, long width)

@@ -79,12 +79,12 @@ def fill_noise(
     std_C: NDArray[np.float32],
 ) -> bool:
     """Write normal noise into a box (top, left, bottom, right) inside an image, in place; False,
-    and nothing is written, where there is no compiled code for it."""
+    and nothing is written, where there is no compiled code. All arrays without gaps."""
     kernels = load_kernels()
-    numbers = (image_CHW, quantiles, mean_C, std_C)
-    are_floats = all(each.dtype == np.float32 and each.flags.c_contiguous for each in numbers)
-    if kernels is None or not are_floats:
+    if kernels is None:
         return False
+    for numbers in (image_CHW, quantiles, mean_C, std_C):
+        assert numbers.dtype == np.float32 and numbers.flags.c_contiguous
     kernels.deitkit_noise(
         image_CHW.ctypes.data,
         *image_CHW.shape,

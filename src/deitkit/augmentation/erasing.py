@@ -76,13 +76,18 @@ def _erase_boxes_(
     mean_C, std_C = mean_C11.ravel(), std_C11.ravel()
     for row, box, key in zip(rows.tolist(), box_n4.tolist(), keys_n, strict=True):
         top, left, bottom, right = box
-        if fill == "pixel" and fill_noise(
-            images_BCHW[row].numpy(),
-            box,
-            key=int(key),
-            quantiles=_normal_quantiles(),
-            mean_C=mean_C,
-            std_C=std_C,
+        is_plain = images_BCHW.dtype == torch.float32 and images_BCHW.is_contiguous()
+        if (
+            fill == "pixel"
+            and is_plain
+            and fill_noise(
+                images_BCHW[row].numpy(),
+                box,
+                key=int(key),
+                quantiles=_normal_quantiles(),
+                mean_C=mean_C,
+                std_C=std_C,
+            )
         ):
             continue
         values: NDArray[np.float32] = mean_C11 if fill == "mean" else np.zeros_like(mean_C11)

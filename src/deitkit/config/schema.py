@@ -38,6 +38,11 @@ class DataConfig:
     """Standard deviation of each channel, 0 to 1, divided by. auto: of the training images."""
     val_fraction: float = 0.1
     """Share of the training images kept for validation where the data has no val split."""
+    folds: int = 0
+    """Cross-validation: so many runs, each validated on another part of the training and validation
+    images, then one run on all of them. For few images. 0: off. Short: folds."""
+    fold: int = 0
+    """Which of the folds, from 1, this run is validated on; 0: all of them, one after the other."""
     bad_images: Literal["skip", "fail"] = "skip"
     """What an unreadable image does: it is left out and listed, or it stops the run."""
     background: tuple[int, int, int] = (255, 255, 255)

@@ -52,12 +52,24 @@ class Metrics:
     confusion_KK: NDArray[np.int64]
     """Rows: the true class; columns: the predicted one."""
 
+    @property
+    def macro(self) -> float:
+        """Macro accuracy: the mean of the recalls of the classes that have images, so that each
+        class counts alike; also called balanced accuracy."""
+        return macro_accuracy(self.confusion_KK)[0]
+
+    @property
+    def macro_interval(self) -> Interval:
+        return macro_accuracy(self.confusion_KK)[1]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; the matrix under "confusion"."""
         return {
             "num_images": self.num_images,
             "top1": self.top1,
             "top1_interval": list(self.top1_interval),
+            "macro": self.macro,
+            "macro_interval": list(self.macro_interval),
             "top5": self.top5,
             "top5_interval": None if self.top5_interval is None else list(self.top5_interval),
             "nll": self.nll,
@@ -85,6 +97,26 @@ def wilson_interval(num_correct: int, num_total: int, confidence: float = 0.95) 
     low = 0.0 if num_correct == 0 else (centre - reach) / scale
     high = 1.0 if num_correct == num_total else (centre + reach) / scale
     return low, high
+
+
+def macro_accuracy(confusion_KK: NDArray[np.int64]) -> tuple[float, Interval]:
+    """Return the mean recall of the classes that have images, and its 95 % interval.
+
+    The interval puts Wilson's of the K classes together: with recalls p_k in (l_k, u_k), it is the
+    mean of p less sqrt(sum (p_k - l_k)^2) / K to the mean plus sqrt(sum (u_k - p_k)^2) / K. Zou and
+    Donner 2008, "Construction of confidence limits about effect measures: a general approach".
+    """
+    totals_K = confusion_KK.sum(axis=1)
+    rights = np.diag(confusion_KK)[totals_K > 0].tolist()
+    counted = list(zip(rights, totals_K[totals_K > 0].tolist(), strict=True))
+    if not counted:
+        return 0.0, (0.0, 1.0)
+    bounds = [wilson_interval(right, total) for right, total in counted]
+    recalls = [right / total for right, total in counted]
+    mean = math.fsum(recalls) / len(recalls)
+    below = math.hypot(*(p - low for p, (low, _) in zip(recalls, bounds, strict=True)))
+    above = math.hypot(*(high - p for p, (_, high) in zip(recalls, bounds, strict=True)))
+    return mean, (mean - below / len(recalls), mean + above / len(recalls))
 
 
 def softmax(logits_NK: NDArray[np.floating]) -> Floats:

@@ -41,6 +41,9 @@ NOT_OF_A_FOLD = {
 """What is asked of the whole, and given to each run in another way."""
 OWN_TO_A_RUN = {"data.mean", "data.std", "distill.teacher"}
 """What each run chooses for itself, beside all that belongs to the sections run and schedule."""
+FIRST_SHARE = 0.85
+"""Of the time of a fold, what the first one plans for: all others train as many epochs, and shall
+end in time also where the machine is slower for a while."""
 END_ONLY = 10**10
 """As interval of evaluations: one, at the end."""
 
@@ -65,6 +68,8 @@ def folded_events(
         CheckpointError: NO_FOLDS, a fold of the last run is gone.
         StoppedError: in which run a signal came.
     """
+    from deitkit.training.timing import load_optimizers
+
     num_folds = request.config.data.folds
     whole = scan_whole(request.config, request.source, progress)
     last = hold_out(whole, num_folds=num_folds, fold=0)
@@ -72,6 +77,7 @@ def folded_events(
     goes_on = f"go on with `deitkit train out={request.folder}`"
     if said := _seen_before(request):
         yield Warned(said)
+    load_optimizers()
     if not request.resumes:
         # Else all folds are done, and their settings have become those of the last run.
         if world.is_main:
@@ -141,7 +147,8 @@ def _length(request: Request, fold: int, started: float) -> dict[str, Any]:
     share = (num_folds - 1) / num_folds
     own = share if fold <= num_folds else 1.0
     rest = share * max(0, num_folds + 1 - fold) + 1.0
-    length = {"budget": f"{max(1.0, left_s * own / rest):.1f}s"}
+    own_s = left_s * own / rest * (FIRST_SHARE if fold == 1 else 1.0)
+    length = {"budget": f"{max(1.0, own_s):.1f}s"}
     return length if epochs == AUTO else {**length, "epochs": epochs}
 
 

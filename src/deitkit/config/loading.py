@@ -232,6 +232,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.val_fraction": (0.001, 0.9),
     "data.folds": (0, 100),
     "data.fold": (0, 100),
+    "data.balance_strength": (0, 10),
     "data.max_pixels": (1, 10**10),
     "data.min_side": (1, 65536),
     "data.window_mb": (1, 10**6),

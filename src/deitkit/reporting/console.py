@@ -38,6 +38,7 @@ SHOWN_CHOICES = (
     "model.name",
     "model.init",
     "data.image_size",
+    "data.balance",
     "schedule.steps",
     "optim.batch_size",
     "optim.lr",

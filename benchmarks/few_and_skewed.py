@@ -2,8 +2,7 @@
 
     taskset -c 0 python benchmarks/few_and_skewed.py skew --data cifar10/ --seeds 2
     taskset -c 0 python benchmarks/few_and_skewed.py skew --seeds 3          # the embedded digits
-    taskset -c 0 python benchmarks/few_and_skewed.py folds --seeds 6
-    taskset -c 0 python benchmarks/few_and_skewed.py patience --seeds 3
+    taskset -c 0 python benchmarks/few_and_skewed.py folds --seeds 4
 
 All images are training images of their set; those that judge are kept aside, as many of each class.
 """
@@ -28,6 +27,7 @@ from deitkit.cli.demo import EVERY_NTH_TESTS, load_digits
 NUM_CLASSES = 10
 SKEW = 20
 """Images of the largest class over those of the smallest; the others lie between, geometrically."""
+
 Pairs = list[tuple[np.ndarray, str]]
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -100,14 +100,15 @@ def told(rows: Mapping[str, list[dict[str, float]]]) -> None:
 def skew(args: argparse.Namespace) -> None:
     images, labels = read_images(args.data)
     is_digits = args.data is None
-    largest = 80 if is_digits else 400
+    largest = args.images or (80 if is_digits else 400)
     counts = [round(largest * SKEW ** (-k / (NUM_CLASSES - 1))) for k in range(NUM_CLASSES)]
     model = "deit_nano_conv_patch2_8" if is_digits else "deit_nano_conv_patch4_32"
     print(f"classes of {counts} images, {model}, {args.epochs} epochs", flush=True)
     rows: dict[str, list[dict[str, float]]] = {}
     for seed in range(args.seeds):
-        train, kept = take(images, labels, counts, 80 if is_digits else 200, seed)
-        for name, settings in WAYS.items():
+        train, kept = take(images, labels, counts, 80 if is_digits else 100, seed)
+        for name in args.ways.split(";") if args.ways else WAYS:
+            settings = WAYS[name]
             with tempfile.TemporaryDirectory() as out:
                 run = train_quietly(train, out, args.epochs, seed, model, settings)
                 rows.setdefault(name, []).append(judged(run, kept, counts))
@@ -134,7 +135,7 @@ def folds(args: argparse.Namespace) -> None:
     """Does the folds' interval hold the accuracy that the run on all images turns out to have?"""
     images, labels = read_images(args.data)
     for seed in range(args.seeds):
-        train, kept = take(images, labels, [args.images] * NUM_CLASSES, 80, seed)
+        train, kept = take(images, labels, [args.images or 15] * NUM_CLASSES, 80, seed)
         for name, settings in (("one split", {}), ("5 folds", {"data.folds": 5})):
             with tempfile.TemporaryDirectory() as out:
                 model = "deit_nano_conv_patch2_8"
@@ -156,7 +157,8 @@ def main() -> None:
     parser.add_argument("--data", help="a folder of Parquet; the embedded digits without it")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--images", type=int, default=15, help="of each class, for folds")
+    parser.add_argument("--images", type=int, help="of the largest class, or of each, for folds")
+    parser.add_argument("--ways", help="of skew, with semicolons between; all without it")
     args = parser.parse_args()
     {"skew": skew, "folds": folds}[args.what](args)
 

@@ -125,7 +125,9 @@ def test_balanced_epoch_is_the_same_whatever_divides_it(batch_size, world_size):
     images = toy_images(60)
     whole = make_steps(images, batch_size=60, balance_strength=1.0)
     ranks = [
-        make_steps(images, batch_size=batch_size, rank=r, world_size=world_size, balance_strength=1.0)
+        make_steps(
+            images, batch_size=batch_size, rank=r, world_size=world_size, balance_strength=1.0
+        )
         for r in range(world_size)
     ]
     members, copies = whole.members(1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from deitkit.api.forecasting import spent_facts
 from deitkit.api.request import BEST_FOLDER, FORECAST_FILE, RESULT_FILE, Request
 from deitkit.api.teaching import teacher_label
+from deitkit.config import settled
 from deitkit.runtime.durable import write_json
 from deitkit.training.events import Finished
 
@@ -46,6 +47,7 @@ def conclude(
     result = {
         "best": best,
         "steps": event.step,
+        "planned_steps": settled(request.config.schedule.steps),
         "epochs": round(event.step / assembly.steps.steps_per_epoch, 3),
         "seconds": round(event.seconds, 2),
         "command_seconds": round(spending.elapsed_s() + earlier_s, 2),

@@ -164,6 +164,7 @@ def train_events(
         lineage=request.identity["lineage"],
         machine=machine,
         stop=stop,
+        patience=schedule.patience,
     )
     yield _planned(request, begun)
     yield from (Warned(text) for text in warnings)

@@ -138,7 +138,8 @@ def _length(request: Request, fold: int, started: float) -> dict[str, Any]:
     schedule, num_folds = request.config.schedule, request.config.data.folds
     epochs: Any = schedule.epochs
     if fold > 1 and epochs == AUTO:
-        epochs = max(1, round(fold_result(request.folder, 1)["epochs"]))
+        first = fold_result(request.folder, 1)
+        epochs = max(1, round(first["epochs"] * first["planned_steps"] / first["steps"]))
     elif epochs == AUTO and schedule.budget == AUTO:
         epochs = MAX_AUTO_EPOCHS
     if schedule.budget == AUTO != schedule.epochs:

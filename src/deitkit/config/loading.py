@@ -258,6 +258,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "schedule.epochs": (1, 10**6),
     "schedule.steps": (1, 10**10),
     "schedule.eval_interval": (1, 10**10),
+    "schedule.patience": (0, 10**6),
     "schedule.checkpoint_interval": (1, 10**10),
     "ema.half_life": (0, 1),
     "ema.decay": (0, 1),

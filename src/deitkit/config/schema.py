@@ -273,6 +273,9 @@ class ScheduleConfig:
     """Optimisation steps; fixed before the first one and never changed after."""
     eval_interval: int | Auto = AUTO
     """Steps between two evaluations on the validation images."""
+    patience: int = 0
+    """Evaluations in a row that are better in neither accuracy nor likelihood, after which training
+    ends early; 0 never. For long runs on few images."""
     checkpoint_interval: int | Auto = AUTO
     """Steps between two checkpoints; what a power cut costs at most."""
 

@@ -1,4 +1,4 @@
-"""Classes of very different sizes: what is chosen, and that a killed run ends with the same bits."""
+"""Classes of very different sizes: what is chosen; a killed run ends with the same bits."""
 
 from __future__ import annotations
 

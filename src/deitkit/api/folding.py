@@ -97,6 +97,8 @@ def folded_events(
     yield FoldsJudged(judged.found)
     if not request.resumes:
         _settle_last(request, judged, started)
+        # By the clock of one rank: all have to plan for the same time.
+        request.take(world.broadcast_json(request.shared()))
     yield PartBegun("all images", total, total)
     yield from train(request, last, judged)
 

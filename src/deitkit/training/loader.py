@@ -55,8 +55,8 @@ class TrainSteps(Dataset):
     same mix partners, in another order: what a teacher said of them is then known. Images without a
     label (-1) are mixed with each other; only where both kinds are odd one pair is of both.
 
-    With `balance_strength` an epoch shows images of small classes several times and of large ones
-    not all (`balance_order`): as many in all, the copies of an image in views of their own.
+    With `balance_strength` an epoch shows small classes several times and large ones in part
+    (`balance_order`): as many images in all, copies of one in views of their own.
 
     With `window_bytes` the order goes through blocks of shards, so many bytes of them shuffled
     together; without, all images are shuffled together.
@@ -182,8 +182,8 @@ class TrainSteps(Dataset):
         return earlier >= -(-from_step // self.steps_per_epoch)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
-        """Images of one epoch: all, the next of `repeats` parts, or some of them several times,
-        pairs beside each other."""
+        """Images of one epoch, pairs beside each other: all, the next of `repeats` parts, or some
+        several times."""
         view_epoch = self.view_epoch(epoch)
         part = self._part(view_epoch)
         windows_N = self._windows(view_epoch // self.repeats)
@@ -191,14 +191,10 @@ class TrainSteps(Dataset):
             self.view_seed, view_epoch // self.repeats, self.sample_ids_N, windows_N
         )
         chosen = order[part.start : part.stop]
-        if self.balance_strength is not None:
+        if (strength := self.balance_strength) is not None:
+            labels_N, ids_N, seed = self.images.labels, self.sample_ids_N, self.view_seed
             chosen = balance_order(
-                chosen,
-                self.images.labels,
-                self.sample_ids_N,
-                strength=self.balance_strength,
-                view_seed=self.view_seed,
-                epoch=epoch,
+                chosen, labels_N, ids_N, strength=strength, view_seed=seed, epoch=epoch
             )
         is_labelled = self.is_labelled_N[chosen]
         if not is_labelled.all():

@@ -15,10 +15,10 @@ from deitkit.data.preprocess import Preprocessing
 from deitkit.errors import ConfigError
 from deitkit.models import family_of, name_facts, named_like
 from deitkit.training import choices
-from deitkit.training.balance import choose_balance, choose_strength
 from deitkit.training.channel_statistics import channel_statistics
 from deitkit.training.choice import Choice
 from deitkit.training.resolution import Resolution
+from deitkit.training.resolve_balance import settle_balance
 from deitkit.training.resolve_teacher import (
     asked_view_epochs,
     settle_distillation,
@@ -90,7 +90,7 @@ def resolve_from_data(
         _settle_fine_tuning(r)
     _settle_batch_size(r, len(dataset.train), device_type=device_type, num_ranks=num_ranks)
     _settle_optimisation(r, free_bytes=free_bytes)
-    _settle_balance(r, dataset)
+    settle_balance(r, dataset)
     settle_distillation(r, has_teacher=has_teacher, num_classes=len(dataset.class_names))
     in_memory = dataset.train.pixels is not None
     r.settle(
@@ -351,37 +351,6 @@ def _settle_fine_tuning(r: Resolution) -> None:
 def _settle_batch_size(r: Resolution, num_images: int, *, device_type: str, num_ranks: int) -> None:
     choice = choices.choose_batch_size(num_images, device_type=device_type)
     r.settle("optim.batch_size", choices.for_ranks(choice, num_ranks))
-
-
-def _settle_balance(r: Resolution, dataset: Dataset) -> None:
-    """What is done about classes of very different sizes.
-
-    Raises:
-        ConfigError: BALANCE, what cannot be had together with balanced sampling.
-    """
-    counts_K = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
-    label_loss = r.config.optim.label_loss
-    plain = r.config.views.repeats == 1 and r.config.data.order != "blocks"
-    r.settle("data.balance", choose_balance(counts_K, label_loss=label_loss, can_sample=plain))
-    r.settle("data.balance_strength", choose_strength(r.get("data.balance")))
-    if r.get("data.balance") != "sampling":
-        return
-    r.settle("distill.teacher_cache", Choice("off", "balanced sampling repeats no epoch's views"))
-    r.settle("data.order", Choice("images", "balanced sampling shuffles all images"))
-    wrong = {
-        "views.repeats": r.config.views.repeats > 1,
-        "data.order": r.get("data.order") == "blocks",
-        "distill.teacher_cache": r.get("distill.teacher_cache") != "off",
-        "distill.view_epochs": r.get("distill.view_epochs") not in (AUTO, 0),
-    }
-    for name, is_wrong in wrong.items():
-        if is_wrong:
-            raise ConfigError(
-                "BALANCE",
-                f"{name}={r.get(name)}",
-                "cannot be had with balanced sampling, which shows images several times an epoch",
-                "leave it out, or use data.balance=logits",
-            )
 
 
 def _settle_optimisation(r: Resolution, *, free_bytes: int | None) -> None:

@@ -15,12 +15,13 @@ SIZES = {"blue": 20, "green": 8, "red": 5}
 
 def test_skewed_classes_are_seen_and_balanced_ones_left_alone(commands, photos, tmp_path):
     skewed = make_folder(tmp_path / "skewed", SIZES)
-    for data, balance, reason in (
-        (photos, "none", "10 to 10 images a class"),
-        (skewed, "logits", "4 to 18 images a class"),
+    for words, balance, reason in (
+        ((f"data={photos}",), "none", "10 to 10 images a class"),
+        ((f"data={skewed}",), "sampling", "4 to 18 images a class"),
+        ((f"data={skewed}", "views.repeats=2"), "logits", "4 to 18 images a class"),
     ):
         out = tmp_path / balance
-        assert commands("train", f"data={data}", *TINY, f"out={out}").code == 0
+        assert commands("train", *words, *TINY, f"out={out}").code == 0
         config = yaml.safe_load((out / "config.yaml").read_text())
         assert config["data"]["balance"] == balance
         assert config["reasons"]["data.balance"].startswith(reason)

@@ -77,14 +77,16 @@ def test_priors_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "loss", "chosen"),
+    ("sizes", "loss", "can_sample", "chosen"),
     [
-        ([30, 11], "cross_entropy", "none"),
-        ([33, 11, 0], "cross_entropy", "logits"),
-        ([33, 11], "binary", "sampling"),
+        ([30, 11], "cross_entropy", True, "none"),
+        ([33, 11, 0], "cross_entropy", True, "sampling"),
+        ([33, 11, 0], "cross_entropy", False, "logits"),
+        ([33, 11], "binary", True, "sampling"),
+        ([33, 11], "binary", False, "none"),
     ],
 )
-def test_choice_says_the_class_sizes(sizes, loss, chosen):
-    choice = choose_balance(np.array(sizes), label_loss=loss, can_sample=True)
+def test_choice_says_the_class_sizes(sizes, loss, can_sample, chosen):
+    choice = choose_balance(np.array(sizes), label_loss=loss, can_sample=can_sample)
     assert choice.value == chosen
     assert f"11 to {max(sizes)} images a class" in choice.reason

@@ -75,11 +75,11 @@ class DataConfig:
     Larger mixes better where shards are sorted."""
     balance: Literal["auto", "none", "sampling", "logits"] = AUTO
     """For classes of very different sizes: sampling shows images of small classes more often;
-    logits adds the log of each class's share to the logits in the label loss. auto: logits where
-    the largest class has three times the images of the smallest or more."""
+    logits adds the log of each class's share to the logits in the label loss. auto: none, or where
+    the largest class has three times the images of the smallest sampling, with a teacher logits."""
     balance_strength: float | Auto = AUTO
     """Of sampling: 1 shows all classes alike often, 0.5 by the square root of their images; of
-    logits: tau, the factor of the log. auto: 0.5 and 1."""
+    logits: tau, the factor of the log. auto: 1."""
     labels: str | None = None
     """A CSV of corrected labels, as `deitkit review` writes, laid over them. Short: labels."""
     unlabelled: str | None = None

@@ -79,7 +79,7 @@ class Metrics:
         }
 
 
-def wilson_interval(num_correct: int, num_total: int, confidence: float = 0.95) -> Interval:
+def wilson_interval(num_correct: float, num_total: float, confidence: float = 0.95) -> Interval:
     """Return the score interval of a share; (0, 1) if nothing was counted.
 
     Unlike the usual +- it stays inside 0..1 and does not vanish at 0 or 100 %. Wilson 1927,
@@ -102,21 +102,18 @@ def wilson_interval(num_correct: int, num_total: int, confidence: float = 0.95) 
 def macro_accuracy(confusion_KK: NDArray[np.int64]) -> tuple[float, Interval]:
     """Return the mean recall of the classes that have images, and its 95 % interval.
 
-    The interval puts Wilson's of the K classes together: with recalls p_k in (l_k, u_k), it is the
-    mean of p less sqrt(sum (p_k - l_k)^2) / K to the mean plus sqrt(sum (u_k - p_k)^2) / K. Zou and
-    Donner 2008, "Construction of confidence limits about effect measures: a general approach".
+    Wilson's of that share of K^2 / sum (1 / n_k) images, the effective number where each of the n_k
+    images of a class weighs 1 / (K n_k): Kish 1965, "Survey sampling". Classes of one size give the
+    interval of the accuracy; few images in one class widen it as they should.
     """
     totals_K = confusion_KK.sum(axis=1)
-    rights = np.diag(confusion_KK)[totals_K > 0].tolist()
-    counted = list(zip(rights, totals_K[totals_K > 0].tolist(), strict=True))
-    if not counted:
+    counts = totals_K[totals_K > 0].tolist()
+    if not counts:
         return 0.0, (0.0, 1.0)
-    bounds = [wilson_interval(right, total) for right, total in counted]
-    recalls = [right / total for right, total in counted]
-    mean = math.fsum(recalls) / len(recalls)
-    below = math.hypot(*(p - low for p, (low, _) in zip(recalls, bounds, strict=True)))
-    above = math.hypot(*(high - p for p, (_, high) in zip(recalls, bounds, strict=True)))
-    return mean, (mean - below / len(recalls), mean + above / len(recalls))
+    rights = np.diag(confusion_KK)[totals_K > 0].tolist()
+    mean = math.fsum(right / n for right, n in zip(rights, counts, strict=True)) / len(counts)
+    effective = len(counts) ** 2 / math.fsum(1 / n for n in counts)
+    return mean, wilson_interval(mean * effective, effective)
 
 
 def softmax(logits_NK: NDArray[np.floating]) -> Floats:

@@ -23,16 +23,17 @@ def choose_balance(counts_K: np.ndarray, *, label_loss: str, can_sample: bool) -
     said = f"{least:,} to {most:,} images a class"
     if most < SKEWED * least:
         return Choice("none", said)
-    if label_loss != "cross_entropy":
-        reason = f"{said}; priors cannot be added to this loss"
-        return Choice("sampling" if can_sample else "none", reason)
-    return Choice("logits", f"{said}: priors in the loss, so that small classes count alike")
+    if can_sample:
+        return Choice("sampling", f"{said}: small classes are shown more often")
+    if label_loss == "cross_entropy":
+        return Choice("logits", f"{said}: priors in the loss, so that small classes count alike")
+    return Choice("none", f"{said}; this loss has no priors, and this order is sampled otherwise")
 
 
 def choose_strength(balance: str) -> Choice:
     """How strongly."""
     if balance == "sampling":
-        return Choice(0.5, "by the square root of a class's images")
+        return Choice(1.0, "all classes alike often")
     return Choice(1.0, "the whole prior" if balance == "logits" else "not read")
 
 

@@ -19,8 +19,15 @@ def settle_balance(r: Resolution, dataset: Dataset) -> None:
     """
     counts_K = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
     label_loss = r.config.optim.label_loss
-    plain = r.config.views.repeats == 1 and r.config.data.order != "blocks"
-    r.settle("data.balance", choose_balance(counts_K, label_loss=label_loss, can_sample=plain))
+    # A teacher's answers are stored for one view of each image and epoch; shards are read whole.
+    can_sample = (
+        r.config.distill.teacher is None
+        and r.config.views.repeats == 1
+        and r.config.data.order != "blocks"
+        and (dataset.train.is_in_memory or dataset.train.reads_singly)
+    )
+    choice = choose_balance(counts_K, label_loss=label_loss, can_sample=can_sample)
+    r.settle("data.balance", choice)
     r.settle("data.balance_strength", choose_strength(r.get("data.balance")))
     if r.get("data.balance") != "sampling":
         return

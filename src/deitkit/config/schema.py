@@ -79,7 +79,7 @@ class DataConfig:
     the largest class has three times the images of the smallest sampling, with a teacher logits."""
     balance_strength: float | Auto = AUTO
     """Of sampling: 1 shows all classes alike often, 0.5 by the square root of their images; of
-    logits: tau, the factor of the log. auto: 1."""
+    logits: tau, the factor of the log. auto: 0.5 and 1."""
     labels: str | None = None
     """A CSV of corrected labels, as `deitkit review` writes, laid over them. Short: labels."""
     unlabelled: str | None = None

@@ -33,7 +33,7 @@ def choose_balance(counts_K: np.ndarray, *, label_loss: str, can_sample: bool) -
 def choose_strength(balance: str) -> Choice:
     """How strongly."""
     if balance == "sampling":
-        return Choice(1.0, "all classes alike often")
+        return Choice(0.5, "by the square root of a class's images")
     return Choice(1.0, "the whole prior" if balance == "logits" else "not read")
 
 

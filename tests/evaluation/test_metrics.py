@@ -17,6 +17,7 @@ from deitkit.evaluation.metrics import (
     class_metrics,
     confusion_matrix,
     expected_calibration_error,
+    macro_accuracy,
     negative_log_likelihood,
     softmax,
     summarise,
@@ -205,3 +206,14 @@ def test_logits_that_are_no_numbers_are_refused(bad):
 def test_no_images_are_refused():
     with pytest.raises(DataError, match="no images"):
         summarise(np.zeros((0, 3)), np.zeros(0, dtype=np.int64), list("abc"))
+
+
+def test_macro_accuracy_counts_classes_alike():
+    """8 of 10, 1 of 5 and a class without images: (0.8 + 0.2) / 2, as of 4 / (1/10 + 1/5) = 40/3
+    images; classes of one size have Wilson's interval of all."""
+    mean, interval = macro_accuracy(np.array([[8, 2, 0], [4, 1, 0], [0, 0, 0]]))
+    assert mean == pytest.approx(0.5)
+    assert interval == pytest.approx(wilson_interval(20 / 3, 40 / 3))
+    mean, interval = macro_accuracy(np.array([[15, 5], [1, 19]]))
+    assert (mean, *interval) == pytest.approx((34 / 40, *wilson_interval(34, 40)))
+    assert macro_accuracy(np.diag([7, 2]))[1][1] == 1.0

@@ -276,3 +276,26 @@ def test_standardised_kind_by_hand_and_with_two_classes():
     flat = torch.zeros(1, 3, requires_grad=True)
     standardised_distillation(flat, teacher, temperature=1.0).backward()
     assert torch.isfinite(flat.grad).all()
+
+
+def test_logit_adjustment_by_hand():
+    """Logits 0 and priors 3/4, 1/4: the loss of class 1 is ln 4 instead of ln 2; the gradient
+    pulls it up three times as much as class 0; the teacher's term stays as it is."""
+    shift_K = torch.tensor([0.75, 0.25]).log()
+    plain = DistillationLoss("soft", weight=0.5, temperature=1.0)
+    shifted = DistillationLoss("soft", weight=0.5, temperature=1.0, label_shift_K=shift_K)
+    logits = torch.zeros(1, 2, requires_grad=True)
+    teacher = torch.tensor([[math.log(3), 0.0]])
+    for label, wanted in ((1, math.log(4)), (0, math.log(4 / 3))):
+        target = torch.nn.functional.one_hot(torch.tensor([label]), 2).float()
+        terms = shifted(StudentOutput(logits, None), target, teacher)
+        torch.testing.assert_close(terms.label, torch.tensor(wanted))
+        (pull,) = torch.autograd.grad(terms.label, logits, retain_graph=True)
+        torch.testing.assert_close(pull[0, label], torch.tensor(-0.75 if label else -0.25))
+        was = plain(StudentOutput(logits, None), target, teacher)
+        torch.testing.assert_close(terms.distill, was.distill, rtol=0, atol=0)
+
+
+def test_binary_loss_has_no_priors():
+    with pytest.raises(ConfigError, match=r"use data\.balance=sampling"):
+        DistillationLoss("none", label_loss="binary", label_shift_K=torch.zeros(2))

@@ -119,6 +119,32 @@ def test_repeated_augmentation_covers_every_image(num, batch_size, world_size, r
     assert Counter(shown) == Counter(dict.fromkeys(range(num), repeats))
 
 
+@pytest.mark.parametrize(("batch_size", "world_size"), [(8, 1), (12, 2), (12, 3)])
+def test_balanced_epoch_is_the_same_whatever_divides_it(batch_size, world_size):
+    """Every class comes as often as it should; an image's copies are numbered, each in a view of
+    its own; ranks and batches change nothing."""
+    images = toy_images(60)
+    whole = make_steps(images, batch_size=60, balance_strength=1.0)
+    ranks = [
+        make_steps(
+            images, batch_size=batch_size, rank=r, world_size=world_size, balance_strength=1.0
+        )
+        for r in range(world_size)
+    ]
+    members, copies = whole.members(1)
+    per_epoch = ranks[0].steps_per_epoch
+    found = [ranks[0].members(per_epoch + step) for step in range(per_epoch)]
+    np.testing.assert_array_equal(np.concatenate([index for index, _ in found]), members)
+    np.testing.assert_array_equal(np.concatenate([copy for _, copy in found]), copies)
+    for step in range(per_epoch):
+        shares = [steps.indices(per_epoch + step) for steps in ranks]
+        np.testing.assert_array_equal(np.concatenate(shares), found[step][0])
+    counts = np.bincount(whole.images.labels[members])
+    assert counts.max() - counts.min() <= 1
+    assert len(set(zip(members.tolist(), copies.tolist(), strict=True))) == 60
+    assert copies.max() > 0
+
+
 def test_repeated_views_do_not_depend_on_the_batch():
     """The same copies with the same partners and draws, in steps of 6 or of 12 views."""
     images = toy_images(24)

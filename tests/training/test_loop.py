@@ -187,6 +187,34 @@ def test_an_interrupted_fit_ends_with_the_same_bits(tmp_path, stop_after):
     assert parted.best == whole.best
 
 
+@pytest.mark.parametrize("stop_after", [0, 3, 7, 8])
+def test_patience_ends_a_run_early_and_at_the_same_step_after_a_stop(tmp_path, stop_after):
+    """Best at step 4 of 20, evaluated every 2: three more evaluations end it after step 10."""
+
+    def patient(folder: Path) -> Bench:
+        bench = Bench(folder, total_steps=20, eval_interval=2, patience=3)
+        bench.scores = lambda step, source: {
+            "top1": 0.9 - abs(step - 4) / 100,
+            "nll": 1.0 + abs(step - 4),
+            "num_images": 100,
+        }
+        return bench
+
+    whole, parted = patient(tmp_path / "whole"), patient(tmp_path / "parted")
+    events = list(whole.fit().events())
+    assert told(events)[-4:] == ["eval 10", "save 10", "warn", "end 10"]
+    (said,) = [event.text for event in events if isinstance(event, Warned)]
+    assert "after step 10 of 20: 3 evaluations" in said
+    stopped = parted.fit().events()
+    for event in stopped:
+        if stop_after == 0 or getattr(event, "step", 0) == stop_after:
+            break
+    stopped.close()
+    assert told(list(parted.fit().events()))[-1] == "end 10"
+    assert parted.on_disk() == whole.on_disk()
+    assert told(list(parted.fit().events())) == ["warn", "end 10"]
+
+
 @pytest.mark.parametrize("interval", [3, 4, 5], ids="checkpoint-{}".format)
 @pytest.mark.parametrize("evaluation", [1, 2, 3])
 def test_an_interrupted_evaluation_is_done_again(tmp_path, interval, evaluation):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deitkit.training.selection import better_of, is_kept, standard_error
+from deitkit.training.selection import better_of, is_kept, num_stale, standard_error
 
 
 def scores(right: int, num: int, nll: float = 1.0) -> dict[str, float]:
@@ -41,3 +41,15 @@ def test_of_weights_and_average_the_likelier_unless_one_is_clearly_more_accurate
     assert better_of({"raw": scores(91, 100, 0.9), "ema": scores(90, 100, 0.5)}) == "ema"
     assert better_of({"raw": scores(91, 100, 0.4), "ema": scores(90, 100, 0.5)}) == "raw"
     assert better_of({"raw": scores(95, 100, 0.9), "ema": scores(80, 100, 0.5)}) == "raw"
+
+
+def test_patience_counts_evaluations_that_are_better_in_nothing():
+    """Higher accuracy, then only likelier, then neither twice; the average counts as well."""
+    history = [
+        {"scores": {"raw": scores(50, 100, 1.0)}},
+        {"scores": {"raw": scores(60, 100, 1.2)}},
+        {"scores": {"raw": scores(59, 100, 1.1), "ema": scores(58, 100, 0.9)}},
+        {"scores": {"raw": scores(60, 100, 0.9), "ema": scores(10, 100, 2.0)}},
+        {"scores": {"raw": scores(55, 100, 1.5)}},
+    ]
+    assert [num_stale(history[:n]) for n in range(6)] == [0, 0, 0, 0, 1, 2]

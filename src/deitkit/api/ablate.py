@@ -18,12 +18,13 @@ from deitkit.api.ladder import (
     read_ladder,
     teacher_settings,
 )
+from deitkit.api.parts import told_as_part
 from deitkit.api.request import CONFIG_FILE
 from deitkit.api.run import Run
 from deitkit.config import build_config, flatten, read_config_file
 from deitkit.config.changes import FREE
 from deitkit.data import check_source
-from deitkit.errors import CheckpointError, ConfigError, StoppedError
+from deitkit.errors import CheckpointError, ConfigError
 from deitkit.reporting.ablation import RungSummary, draw_ablation, summarise_rungs
 from deitkit.runtime.durable import write_file, write_json
 from deitkit.training.events import Event
@@ -198,16 +199,10 @@ class _Runs:
         place = folder / name
         _check_same(place, settings)
         settings = {**settings, "run.out": str(place), "run.seed": seed}
-        try:
+        title = f"run {self.number} of {self.total}, {name}"
+        with told_as_part(folder, title, goes_on="the same `deitkit ablate` command goes on"):
             for event in fit(progress=self.progress, **settings):
                 self.on_event(event)
-        except StoppedError as stopped:
-            raise StoppedError(
-                stopped.exit_code - 128,
-                folder,
-                f"stopped in run {self.number} of {self.total}, {name}: {stopped.why}",
-                "the same `deitkit ablate` command goes on",
-            ) from stopped
         return Run(place)
 
 

@@ -106,8 +106,9 @@ def begin(
     )
     spending.mark(CHOOSING)
     facts = None
-    if ready is not None and live is not None and times is not None and world.is_main:
-        facts = _facts(request, ready, live, times, assembly, told)
+    told_of = None if dataset.trains_on_val else ready
+    if told_of is not None and live is not None and times is not None and world.is_main:
+        facts = _facts(request, told_of, live, times, assembly, told)
         write_json(request.folder / TEACHER_FACTS_FILE, facts)
     world.barrier()
     spending.mark(ASKING)

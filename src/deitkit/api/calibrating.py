@@ -44,9 +44,17 @@ class Calibrated:
 
 
 def calibrate_bundle(
-    folder: Path, images: ImageSet, *, world: World, fits_fusion: bool
+    folder: Path,
+    images: ImageSet,
+    *,
+    world: World,
+    fits_fusion: bool,
+    answers: HeadLogits | None = None,
 ) -> Calibrated:
     """Fit temperature and threshold, and if asked the fusion of the heads, and write the bundle.
+
+    `answers` are what others like it said of the images, where it was trained on them itself; None
+    asks the bundle.
 
     All from the weights alone: a second time it finds the same, and leaves the files alone. What
     was found is in the bundle's provenance. The ranks look at the images together, the main one
@@ -66,16 +74,18 @@ def calibrate_bundle(
     # The main rank may still be writing it.
     world.barrier()
     found = bundle = load_bundle(folder)
-    own = collect_logits(
-        bundle.build_model().to(world.device),
-        images,
-        bundle.preprocessing,
-        device=world.device,
-        rank=world.rank,
-        world_size=world.world_size,
-    )
-    assert own is not None, "nothing asked it to stop"
-    logits = own.gathered(world.gather_rows)
+    logits = answers
+    if logits is None:
+        own = collect_logits(
+            bundle.build_model().to(world.device),
+            images,
+            bundle.preprocessing,
+            device=world.device,
+            rank=world.rank,
+            world_size=world.world_size,
+        )
+        assert own is not None, "nothing asked it to stop"
+        logits = own.gathered(world.gather_rows)
     labels_N = images.labels
     fusion, provenance = None, dict(bundle.provenance)
     if fits_fusion and logits.dist_NK is not None:

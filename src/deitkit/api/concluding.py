@@ -7,21 +7,31 @@ from typing import TYPE_CHECKING, Any
 from deitkit.api.forecasting import spent_facts
 from deitkit.api.request import BEST_FOLDER, FORECAST_FILE, RESULT_FILE, Request
 from deitkit.api.teaching import teacher_label
+from deitkit.config import settled
 from deitkit.runtime.durable import write_json
 from deitkit.training.events import Finished
 
 if TYPE_CHECKING:
     from deitkit.api.beginning import Begun
     from deitkit.api.calibrating import Calibrated
+    from deitkit.api.folds_judged import Judged
+    from deitkit.data import ImageSet
     from deitkit.training.spending import Spending
 
 
 def conclude(
-    request: Request, begun: Begun, event: Finished, spending: Spending, *, earlier_s: float
+    request: Request,
+    begun: Begun,
+    event: Finished,
+    spending: Spending,
+    *,
+    earlier_s: float,
+    judged: Judged | None = None,
 ) -> Finished:
     """Write what the run took beside what was forecast, and result.json, the last file of a run.
 
-    `earlier_s` are the seconds of training before this command.
+    `earlier_s` are the seconds of training before this command. Of a run on all images that was
+    `judged` by its folds, their answers are calibrated on and shown.
     """
     from deitkit.evaluation.metrics import wilson_interval
     from deitkit.models import model_cost
@@ -30,12 +40,15 @@ def conclude(
     assembly = begun.assembly
     num_params, macs = model_cost(assembly.state.model)
     best = dict(event.best)
-    calibrated = _calibrate(request, begun, best)
-    num_val = len(assembly.dataset.val)
+    images = begun.dataset.val if judged is None else begun.dataset.train
+    calibrated = _calibrate(request, begun, best, images, judged)
+    num_val = len(images)
     low, high = wilson_interval(round(best["top1"] * num_val), num_val)
     result = {
         "best": best,
         "steps": event.step,
+        "planned_steps": settled(request.config.schedule.steps),
+        "epochs": round(event.step / assembly.steps.steps_per_epoch, 3),
         "seconds": round(event.seconds, 2),
         "command_seconds": round(spending.elapsed_s() + earlier_s, 2),
         "model": request.config.model.name,
@@ -47,12 +60,14 @@ def conclude(
         "val_top1_interval": [low, high],
         "classes": list(assembly.dataset.class_names),
     }
+    if judged is not None:
+        result["folds"] = judged.found
     if assembly.world.is_main:
         result["calibration"] = calibrated.to_dict()
-        if begun.ready is not None:
+        if begun.ready is not None and judged is None:
             result["teacher"] = _compared(request, begun, calibrated)
         if request.config.run.report:
-            _report(request, begun, calibrated, result)
+            _report(request, images, calibrated, result)
         if not request.resumes:
             # A run that was interrupted took what several commands took.
             spending.mark(CONCLUSION)
@@ -63,31 +78,39 @@ def conclude(
     return Finished(step=event.step, seconds=event.seconds, best=best, result=result)
 
 
-def _report(request: Request, begun: Begun, calibrated: Calibrated, result: dict[str, Any]) -> None:
+def _report(
+    request: Request, images: ImageSet, calibrated: Calibrated, result: dict[str, Any]
+) -> None:
     from deitkit.api.reporting import Answers, write_report
 
     answers = Answers(
         bundle=calibrated.bundle,
         logits=calibrated.logits,
-        images=begun.dataset.val,
+        images=images,
         calibration=calibrated.to_dict(),
     )
     write_report(request.folder, answers=answers, result=result)
 
 
-def _calibrate(request: Request, begun: Begun, best: dict[str, Any]) -> Calibrated:
-    """Finish the best bundle; `best` gets the scores it now has."""
+def _calibrate(
+    request: Request,
+    begun: Begun,
+    best: dict[str, Any],
+    images: ImageSet,
+    judged: Judged | None,
+) -> Calibrated:
+    """Finish the best bundle; `best` gets the scores it now has, or those of its folds."""
     from deitkit.api.calibrating import calibrate_bundle
     from deitkit.evaluation.metrics import summarise
 
-    val = begun.dataset.val
     calibrated = calibrate_bundle(
         request.folder / BEST_FOLDER,
-        val,
+        images,
         world=begun.assembly.world,
         fits_fusion=request.config.distill.fusion == "fitted",
+        answers=None if judged is None else judged.logits,
     )
-    metrics = summarise(calibrated.fused(), val.labels, begun.dataset.class_names)
+    metrics = summarise(calibrated.fused(), images.labels, begun.dataset.class_names)
     best |= {"top1": metrics.top1, "nll": metrics.nll, "ece": metrics.ece}
     if calibrated.fusion is not None:
         best["fusion"] = calibrated.fusion.to_dict()

@@ -35,6 +35,7 @@ from deitkit.runtime.threads import calm_process
 from deitkit.training.events import Evaluated, Event, Finished, Planned, Saved, StepDone, Warned
 
 if TYPE_CHECKING:
+    from deitkit.api.folds_judged import Judged
     from deitkit.runtime.world import World
     from deitkit.training.assemble import Assembly
 
@@ -81,10 +82,24 @@ def _fit_locked(
         if result := world.broadcast_json(request.finished):
             yield already_finished(result)
             return
-        run = train_events
         if request.is_race:
-            from deitkit.api.racing import race_events as run  # type: ignore[assignment]
-        yield from run(request, world, started, stop, progress)
+            from deitkit.api.racing import race_events
+
+            yield from race_events(request, world, started, stop, progress)
+            return
+        if not request.config.data.folds or request.config.data.fold:
+            yield from train_events(request, world, started, stop, progress)
+            return
+        from deitkit.api.folding import folded_events
+
+        def train(own: Request, images: Dataset, judged: Judged | None) -> Iterator[Event]:
+            if result := own.finished:
+                yield already_finished(result)
+                return
+            begins = time.monotonic()
+            yield from train_events(own, world, begins, stop, progress, images, judged)
+
+        yield from folded_events(request, world, started, stop, progress, train)
 
 
 def already_finished(result: Mapping[str, Any]) -> Finished:
@@ -105,7 +120,9 @@ def train_events(
     stop: StopRequest,
     progress: Progress,
     dataset: Dataset | None = None,
+    judged: Judged | None = None,
 ) -> Iterator[Event]:
+    """One run, of images that are there already or are read now; `judged` by its folds."""
     from deitkit.models.hub_names import is_hub_name
     from deitkit.runtime.device import describe_machine
     from deitkit.training.loop import Fit
@@ -145,7 +162,7 @@ def train_events(
         state=assembly.state,
         parts=assembly.parts,
         batches=assembly.batches,
-        validate=assembly.validate,
+        validate=assembly.validate if judged is None else judged.validates(assembly.state),
         save_best=assembly.save_best(request.folder, provenance),
         folder=request.folder / CHECKPOINT_FOLDER,
         total_steps=settled(schedule.steps),
@@ -154,6 +171,7 @@ def train_events(
         lineage=request.identity["lineage"],
         machine=machine,
         stop=stop,
+        patience=schedule.patience,
     )
     yield _planned(request, begun)
     yield from (Warned(text) for text in warnings)
@@ -168,7 +186,9 @@ def train_events(
         for event in run.events():
             spending.mark(parts.get(type(event), STEPS))
             if isinstance(event, Finished):
-                event = conclude(request, begun, event, spending, earlier_s=earlier_s)
+                event = conclude(
+                    request, begun, event, spending, earlier_s=earlier_s, judged=judged
+                )
             elif isinstance(event, StepDone | Evaluated):
                 for one in (log, board):
                     one.write(event, log_interval=request.config.run.log_interval)

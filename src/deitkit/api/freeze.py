@@ -14,6 +14,7 @@ import numpy as np
 from deitkit.api.request import CONFIG_FILE, DATA_REPORT_FILE, FORECAST_FILE, Request
 from deitkit.config import RunConfig, write_config_text
 from deitkit.data import Dataset, DecodePolicy, open_dataset, open_unlabelled
+from deitkit.data.folds import hold_out
 from deitkit.data.label_overlay import apply_overlay
 from deitkit.errors import CheckpointError
 from deitkit.runtime.durable import write_file, write_json
@@ -29,6 +30,13 @@ def no_progress(what: str, done: int, total: int | None) -> None:
 
 def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
     """Read, check and split the images of `source`, keeping small sets in memory."""
+    dataset = scan_whole(config, source, progress)
+    folds, fold = config.data.folds, config.data.fold
+    return hold_out(dataset, num_folds=folds, fold=fold) if folds else dataset
+
+
+def scan_whole(config: RunConfig, source: Any, progress: Progress) -> Dataset:
+    """As `scan`, but of a run with folds none is held out yet."""
     from deitkit.runtime.device import num_local_ranks
 
     data = config.data
@@ -37,6 +45,7 @@ def scan(config: RunConfig, source: Any, progress: Progress) -> Dataset:
     dataset = open_dataset(
         source,
         val_fraction=data.val_fraction,
+        holds_out=data.folds == 0,
         bad_images=data.bad_images,
         decode=DecodePolicy(
             channels=data.channels,
@@ -97,7 +106,7 @@ def write_config(request: Request) -> None:
 def check_same_data(request: Request, dataset: Dataset) -> None:
     if request.identity["data"] != dataset.fingerprint:
         report = json.loads((request.folder / DATA_REPORT_FILE).read_text(encoding="utf-8"))
-        before = report["num_images"]
+        before = {"val": 0, **report["num_images"]}
         raise CheckpointError(
             "DATASET_CHANGED",
             request.folder,

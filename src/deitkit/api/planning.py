@@ -86,6 +86,13 @@ def plan(*, progress: Progress = no_progress, **settings: Any) -> Plan:
     check_new(request)
     if request.is_race:
         raise _cannot_plan_race()
+    if request.config.data.folds and not request.config.data.fold:
+        raise ConfigError(
+            "FOLDS",
+            f"folds={request.config.data.folds}",
+            "are several runs, and one is planned",
+            "leave it out, or plan one of them: add data.fold=1 and its part of the budget",
+        )
     with World.joined(device=request.config.run.device) as world, suppress(RankNotNeeded):
         return _plan(request, world, started, settings, progress)
     # Only now: an error would be told to the rank that goes on.

@@ -85,6 +85,13 @@ def check_race(asked: Mapping[str, Any]) -> None:
         raise ConfigError(
             "RACE", "strategy=auto", "runs in one process", "leave ranks= and torchrun out"
         )
+    if asked.get("data.folds"):
+        raise ConfigError(
+            "RACE",
+            f"strategy=auto with folds={asked['data.folds']}",
+            "all arms of a race share one split",
+            "leave one of them out: race first, then give the winner's settings folds",
+        )
     for name in ("schedule.epochs", "schedule.steps"):
         if asked.get(name, AUTO) != AUTO:
             raise ConfigError(

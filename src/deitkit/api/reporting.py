@@ -136,16 +136,24 @@ def report_run(
             "NO_DATA", path, "does not say where its images are", "see its report.html as it is"
         )
     bundle = load_bundle(path / BEST_FOLDER)
-    val = scan(config, source, progress).val
-    device = pick_device("auto")
-    logits = collect_logits(
-        bundle.build_model().to(device),
-        val,
-        bundle.preprocessing,
-        device=device,
-        progress=lambda done, total: progress("evaluating", done, total),
-    )
-    assert logits is not None, "nothing asked it to stop"
+    dataset, device = scan(config, source, progress), pick_device("auto")
+    if dataset.trains_on_val:
+        from deitkit.api.folds_judged import judge_folds
+        from deitkit.runtime.world import World
+
+        val = dataset.train
+        logits = judge_folds(path, config, dataset, World(device=device), progress).logits
+    else:
+        val = dataset.val
+        own = collect_logits(
+            bundle.build_model().to(device),
+            val,
+            bundle.preprocessing,
+            device=device,
+            progress=lambda done, total: progress("evaluating", done, total),
+        )
+        assert own is not None, "nothing asked it to stop"
+        logits = own
     answers = Answers(
         bundle=bundle,
         logits=logits,
@@ -193,8 +201,11 @@ def _headline(
     evaluated = [line["best"] for line in log if line["event"] == "evaluated"]
     if metrics is not None:
         low, high = metrics.top1_interval
+        is_folded = result is not None and "folds" in result
+        kind = "images" if is_folded else "validation images"
+        each = " (each by a fold that did not train on it)" if is_folded else ""
         said = (
-            f"{percent(metrics.top1)} of {metrics.num_images:,} validation images are recognised"
+            f"{percent(metrics.top1)} of {metrics.num_images:,} {kind} are recognised{each}"
             f", 95 % interval {percent(low)} to {percent(high)}."
         )
         if metrics.num_images < 100:
@@ -213,12 +224,18 @@ def _headline(
 def _subline(result: Mapping[str, Any] | None) -> str:
     if result is None:
         return ""
+    from deitkit.reporting.folds_table import folds_line
     from deitkit.reporting.pages import duration
 
-    return (
+    said = (
         f"{result['model']}, {result['parameters']:,} parameters, trained in "
-        f"{duration(result['seconds'])} on {result['num_train']:,} images. The weights were chosen "
-        "by these validation images; images kept aside and deitkit evaluate give the honest figure."
+        f"{duration(result['seconds'])} on {result['num_train']:,} images. "
+    )
+    if "folds" in result:
+        return said + folds_line(result["folds"])
+    return (
+        f"{said}The weights were chosen by these validation images; images kept aside and deitkit "
+        "evaluate give the honest figure."
     )
 
 

@@ -10,6 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deitkit.api.folds_asked import (
+    FOLDS_FILE,
+    FOLDS_FOLDER,
+    check_folds_asked,
+    recall_folds,
+)
 from deitkit.api.race_arms import check_race
 from deitkit.config import (
     AUTO,
@@ -52,6 +58,8 @@ RUN_ENTRIES = (
     TEACHER_FOLDER,
     RACE_FILE,
     RACE_FOLDER,
+    FOLDS_FOLDER,
+    FOLDS_FILE,
     BEST_FOLDER,
 )
 PYTHON_SEQUENCE = "(python sequence)"
@@ -160,8 +168,15 @@ def read_request(settings: Mapping[str, Any]) -> Request:
     request.teacher = teacher
     request.recipe = None if recipe is None else str(recipe)
     if request.is_race:
-        check_race(asked)
-    ranks = asked.get("run.ranks", 1)
+        check_race(request.asked)
+    if config.data.folds and config.run.ranks == AUTO:
+        raise ConfigError(
+            "RANKS", "ranks=auto", "folds need the same number in every run", "give a number"
+        )
+    is_new = config.run.overwrite or not (folder / CONFIG_FILE).is_file()
+    if is_new and not config.run.overwrite:
+        recall_folds(request)
+    ranks = request.asked.get("run.ranks", 1)
     if isinstance(ranks, int) and ranks > 1 and "WORLD_SIZE" not in os.environ:
         raise ConfigError(
             "RANKS",
@@ -169,7 +184,7 @@ def read_request(settings: Mapping[str, Any]) -> Request:
             "this is one process",
             f"write `deitkit train ranks={ranks} ...`, or start it with torchrun",
         )
-    if config.run.overwrite or not (folder / CONFIG_FILE).is_file():
+    if is_new:
         check_new(request)
     return request
 
@@ -231,6 +246,7 @@ def meet_folder(request: Request) -> None:
     if request.config.run.overwrite:
         clear(request.folder)
     if not path.is_file():
+        check_folds_asked(request)
         return
     values, information = read_config_file(path)
     frozen = build_config(values)
@@ -241,7 +257,11 @@ def meet_folder(request: Request) -> None:
         for change in changes
         if change.kind == "forbidden"
         or (change.kind == "needs_flag" and not accepts)
-        or (change.kind == "free" and change.name == "schedule.epochs" and request.result)
+        or (
+            change.kind == "free"
+            and change.name == "schedule.epochs"
+            and (request.result or frozen.data.folds)
+        )
     ]
     if refused:
         flag = (

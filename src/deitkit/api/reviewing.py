@@ -84,7 +84,9 @@ def find_doubtful(
 
     opened = run if isinstance(run, Run) else open_run(run)
     dataset = _dataset(opened, data, progress)
-    images = dataset.train.joined(dataset.val)
+    images = dataset.train
+    if not dataset.trains_on_val:
+        images = images.joined(dataset.val)
     judges = {
         "student": softmax(
             opened.predictor.fused_logits(

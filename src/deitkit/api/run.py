@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deitkit.api.diagnosing import open_others
 from deitkit.api.exporting import export_run
 from deitkit.api.fit import fit
+from deitkit.api.folds_asked import FOLDS_FILE
 from deitkit.api.freeze import Progress, no_progress, scan
 from deitkit.api.request import CONFIG_FILE, PYTHON_SEQUENCE, RESULT_FILE, read_request
 from deitkit.config import RunConfig, build_config, read_config_file
@@ -94,6 +95,12 @@ class Run:
         path = self.folder / RESULT_FILE
         return load_json(path.read_bytes(), path) if path.is_file() else None
 
+    @property
+    def folds(self) -> dict[str, Any] | None:
+        """What the folds of a run with folds found together; None without, or not yet."""
+        path = self.folder / FOLDS_FILE
+        return load_json(path.read_bytes(), path) if path.is_file() else None
+
     def evaluate(
         self,
         data: Any = None,
@@ -159,7 +166,15 @@ class Run:
         except DataError as error:
             if own is None or split is not None or error.code != "NO_SPLIT":
                 raise
-            images = scan(self._config(), own, progress).val
+            dataset = scan(self._config(), own, progress)
+            if dataset.trains_on_val:
+                raise DataError(
+                    "NO_SPLIT",
+                    self.folder,
+                    "was trained on all images that it has, and there is no test split",
+                    f"{FOLDS_FILE} in it holds what its folds found; or give data=photos/test",
+                ) from error
+            images = dataset.val
         shown = source if isinstance(source, str | Path) else "a Python sequence"
         return images, f"{shown} ({images.name})"
 

@@ -43,6 +43,8 @@ SHARED_SETTINGS = (
     "data.image_size",
     "data.order",
     "data.window_mb",
+    "data.balance",
+    "data.balance_strength",
     "views.flip",
     "run.seed",
     "run.device",

@@ -55,7 +55,7 @@ def erase_images_(
     rows = np.flatnonzero((box_B4[:, 2] > box_B4[:, 0]) & (box_B4[:, 3] > box_B4[:, 1]))
     if len(rows) == 0:
         return images_BCHW
-    levels_2C = torch.tensor([list(mean), list(std)]).expand(2, num_channels)
+    levels_2C = torch.tensor([list(mean), list(std)], dtype=torch.float32).expand(2, num_channels)
     erase_ = _erase_boxes_ if images_BCHW.device.type == "cpu" else _erase_pixels_
     erase_(images_BCHW, rows, box_B4[rows], views.erase_key_B[rows], fill, levels_2C)
     return images_BCHW

@@ -230,6 +230,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.channels": (1, 64),
     "data.crop_ratio": (0.1, 1),
     "data.val_fraction": (0.001, 0.9),
+    "data.folds": (0, 100),
+    "data.fold": (0, 100),
+    "data.balance_strength": (0, 10),
     "data.max_pixels": (1, 10**10),
     "data.min_side": (1, 65536),
     "data.window_mb": (1, 10**6),
@@ -255,6 +258,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "schedule.epochs": (1, 10**6),
     "schedule.steps": (1, 10**10),
     "schedule.eval_interval": (1, 10**10),
+    "schedule.patience": (0, 10**6),
     "schedule.checkpoint_interval": (1, 10**10),
     "ema.half_life": (0, 1),
     "ema.decay": (0, 1),
@@ -278,5 +282,14 @@ def _check_ranges(config: RunConfig) -> None:
             raise ConfigError(
                 "BAD_VALUE", "image_size", f"got {side}", "give a value from 1 to 65536"
             )
+    if config.data.folds == 1 or config.data.fold > config.data.folds:
+        raise ConfigError(
+            "BAD_VALUE",
+            f"folds={config.data.folds}",
+            "one fold cannot train"
+            if config.data.folds == 1
+            else f"has no fold {config.data.fold}",
+            "give 2 or more folds, 5 as a rule; data.fold= is one of them",
+        )
     if config.schedule.budget != "auto":
         parse_duration_s(config.schedule.budget)

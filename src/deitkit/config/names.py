@@ -14,6 +14,7 @@ SHORT_NAMES: dict[str, str] = {
     "teacher": "distill.teacher",
     "teacher_cache": "distill.teacher_cache",
     "view_epochs": "distill.view_epochs",
+    "folds": "data.folds",
     "labels": "data.labels",
     "unlabelled": "data.unlabelled",
     "init": "model.init",
@@ -90,6 +91,13 @@ FOREIGN_NAMES: dict[str, str] = {
     "clip_grad": "optim.clip_norm",
     "finetune": "init",
     "resume": "out",
+    "patience": "schedule.patience",
+    "early_stopping": "schedule.patience",
+    "balance": "data.balance",
+    "kfold": "folds",
+    "k_fold": "folds",
+    "n_splits": "folds",
+    "cv": "folds",
 }
 
 

@@ -38,6 +38,11 @@ class DataConfig:
     """Standard deviation of each channel, 0 to 1, divided by. auto: of the training images."""
     val_fraction: float = 0.1
     """Share of the training images kept for validation where the data has no val split."""
+    folds: int = 0
+    """Cross-validation: so many runs, each validated on another part of the training and validation
+    images, then one run on all of them. For few images. 0: off. Short: folds."""
+    fold: int = 0
+    """Which of the folds, from 1, this run is validated on; 0: all of them, one after the other."""
     bad_images: Literal["skip", "fail"] = "skip"
     """What an unreadable image does: it is left out and listed, or it stops the run."""
     background: tuple[int, int, int] = (255, 255, 255)
@@ -71,6 +76,13 @@ class DataConfig:
     window_mb: int = 256
     """Megabytes of shards that are shuffled together in the order blocks; each worker holds them.
     Larger mixes better where shards are sorted."""
+    balance: Literal["auto", "none", "sampling", "logits"] = AUTO
+    """For classes of very different sizes: sampling shows images of small classes more often;
+    logits adds the log of each class's share to the logits in the label loss. auto: none, or where
+    the largest class has three times the images of the smallest sampling, with a teacher logits."""
+    balance_strength: float | Auto = AUTO
+    """Of sampling: 1 shows all classes alike often, 0.5 by the square root of their images; of
+    logits: tau, the factor of the log. auto: 0.5 and 1."""
     labels: str | None = None
     """A CSV of corrected labels, as `deitkit review` writes, laid over them. Short: labels."""
     unlabelled: str | None = None
@@ -268,6 +280,9 @@ class ScheduleConfig:
     """Optimisation steps; fixed before the first one and never changed after."""
     eval_interval: int | Auto = AUTO
     """Steps between two evaluations on the validation images."""
+    patience: int = 0
+    """Evaluations in a row that are better in neither accuracy nor likelihood, after which training
+    ends early; 0 never. For long runs on few images."""
     checkpoint_interval: int | Auto = AUTO
     """Steps between two checkpoints; what a power cut costs at most."""
 

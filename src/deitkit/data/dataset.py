@@ -52,6 +52,9 @@ class Dataset:
     same classes and splits give the same, wherever they lie and whatever they are called."""
     unlabelled: ImageSet | None = None
     """Pictures that only a teacher speaks of, their labels -1; part of the fingerprint."""
+    trains_on_val: bool = False
+    """Whether the validation images are training images too: of a run on all images, which its
+    folds have validated. They then say how a model answers, and not how good it is."""
 
     @property
     def warnings(self) -> list[str]:
@@ -62,6 +65,7 @@ def open_dataset(
     source: Any,
     *,
     val_fraction: float = DEFAULT_VAL_FRACTION,
+    holds_out: bool = True,
     bad_images: BadImages = "skip",
     decode: DecodePolicy | None = None,
     fail_on_leak: bool = False,
@@ -79,7 +83,8 @@ def open_dataset(
     all decoded pictures of a split fit into what is left of `keep_bytes` they stay in memory, in
     one block if of one size (twice, while it is being split); where they do not, what was found is
     remembered for the next time (`scan_memory`), if `remember`. `class_names` names the int labels
-    of a Python sequence.
+    of a Python sequence. Without `holds_out` all are training images, those of a val split too,
+    and none validates: `hold_out` is then to choose.
 
     Raises ConfigError for a source that does not exist, DataError for everything in it.
     """
@@ -105,6 +110,16 @@ def open_dataset(
         _warn_small_classes(train, report)
         train_set = _image_set(train, "train", names, policy)
         val_set = _image_set(val, "val", names, policy)
+        if not holds_out:
+            report.warnings.append(
+                f"the {len(val_set):,} images of the val split join the training images: each fold "
+                "holds out its own"
+            )
+            train_set = train_set.joined(val_set)
+            val_set = train_set.subset(np.arange(0), "val")
+    elif not holds_out:
+        train_set = _image_set(train, "train", names, policy)
+        val_set = train_set.subset(np.arange(0), "val")
     else:
         is_val_N = _choose_validation(train, val_fraction)
         train_set = _image_set(train, "train", names, policy, np.flatnonzero(~is_val_N))

@@ -165,7 +165,7 @@ def apply_overlay(dataset: Dataset, path: Path) -> Dataset:
             f"leaves no training image of {name_list(gone)}",
             "keep some, or take the class out of the data",
         )
-    if not len(val):
+    if len(dataset.val) and not len(val):
         raise DataError(
             "EMPTY_CLASS", path, "leaves no validation image", "keep some, or add others"
         )

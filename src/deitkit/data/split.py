@@ -67,6 +67,38 @@ def split_validation(
     return np.asarray(side_G[groups_N] == 1)
 
 
+def assign_folds(labels_N: np.ndarray, digests_N16: np.ndarray, *, num_folds: int) -> np.ndarray:
+    """int64 [N], which of the folds 0 .. num_folds - 1 holds each image out.
+
+    In each class the contents are dealt out in the order of the keyed hash, each to the fold that
+    has the fewest of the class and, among those, the fewest in all: of any class two folds differ
+    by one content at most. Equal contents stay together, across classes too: a content belongs with
+    its first class. Raises ValueError naming the class index when a class has fewer contents than
+    folds, or all of them in one fold.
+    """
+    groups_N, digests_G16 = group_digests(digests_N16)
+    ranks_G = _ranks(digests_G16)
+    fold_G = np.full(len(digests_G16), -1, np.int64)
+    totals_F = np.zeros(num_folds, np.int64)
+    pairs_P2 = class_group_pairs(labels_N, groups_N)
+    starts = np.flatnonzero(np.diff(pairs_P2[:, 0], prepend=-1))
+    for own_P2 in np.split(pairs_P2, starts[1:]):
+        contents = own_P2[:, 1]
+        if len(contents) < num_folds:
+            raise ValueError(int(own_P2[0, 0]))
+        is_open = fold_G[contents] == -1
+        counts_F = np.bincount(fold_G[contents[~is_open]], minlength=num_folds)
+        free = contents[is_open]
+        for content in free[np.argsort(ranks_G[free])]:
+            fold = int(np.lexsort((totals_F, counts_F))[0])
+            fold_G[content] = fold
+            counts_F[fold] += 1
+            totals_F[fold] += 1
+        if np.count_nonzero(counts_F) < 2:
+            raise ValueError(int(own_P2[0, 0]))
+    return fold_G[groups_N]
+
+
 def _ranks(digests_G16: np.ndarray) -> np.ndarray:
     """uint64 [G]: where each content stands, by a hash of its own that the draws do not use."""
     hashed = b"".join(

@@ -52,12 +52,24 @@ class Metrics:
     confusion_KK: NDArray[np.int64]
     """Rows: the true class; columns: the predicted one."""
 
+    @property
+    def macro(self) -> float:
+        """Macro accuracy: the mean of the recalls of the classes that have images, so that each
+        class counts alike; also called balanced accuracy."""
+        return macro_accuracy(self.confusion_KK)[0]
+
+    @property
+    def macro_interval(self) -> Interval:
+        return macro_accuracy(self.confusion_KK)[1]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; the matrix under "confusion"."""
         return {
             "num_images": self.num_images,
             "top1": self.top1,
             "top1_interval": list(self.top1_interval),
+            "macro": self.macro,
+            "macro_interval": list(self.macro_interval),
             "top5": self.top5,
             "top5_interval": None if self.top5_interval is None else list(self.top5_interval),
             "nll": self.nll,
@@ -67,7 +79,7 @@ class Metrics:
         }
 
 
-def wilson_interval(num_correct: int, num_total: int, confidence: float = 0.95) -> Interval:
+def wilson_interval(num_correct: float, num_total: float, confidence: float = 0.95) -> Interval:
     """Return the score interval of a share; (0, 1) if nothing was counted.
 
     Unlike the usual +- it stays inside 0..1 and does not vanish at 0 or 100 %. Wilson 1927,
@@ -85,6 +97,23 @@ def wilson_interval(num_correct: int, num_total: int, confidence: float = 0.95) 
     low = 0.0 if num_correct == 0 else (centre - reach) / scale
     high = 1.0 if num_correct == num_total else (centre + reach) / scale
     return low, high
+
+
+def macro_accuracy(confusion_KK: NDArray[np.int64]) -> tuple[float, Interval]:
+    """Return the mean recall of the classes that have images, and its 95 % interval.
+
+    Wilson's of that share of K^2 / sum (1 / n_k) images, the effective number where each of the n_k
+    images of a class weighs 1 / (K n_k): Kish 1965, "Survey sampling". Classes of one size give the
+    interval of the accuracy; few images in one class widen it as they should.
+    """
+    totals_K = confusion_KK.sum(axis=1)
+    counts = totals_K[totals_K > 0].tolist()
+    if not counts:
+        return 0.0, (0.0, 1.0)
+    rights = np.diag(confusion_KK)[totals_K > 0].tolist()
+    mean = math.fsum(right / n for right, n in zip(rights, counts, strict=True)) / len(counts)
+    effective = len(counts) ** 2 / math.fsum(1 / n for n in counts)
+    return mean, wilson_interval(mean * effective, effective)
 
 
 def softmax(logits_NK: NDArray[np.floating]) -> Floats:

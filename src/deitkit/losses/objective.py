@@ -13,6 +13,7 @@ from deitkit.errors import ConfigError
 from deitkit.flow import LossTerms, StudentOutput
 from deitkit.losses.distillation import REDUCTIONS
 from deitkit.losses.registry import DISTILL_KINDS, LABEL_LOSSES
+from deitkit.losses.targets import at_least_float32
 
 
 class DistillationLoss:
@@ -27,6 +28,11 @@ class DistillationLoss:
     class head, label = (CE(cls) + CE(dist)) / 2: predictions fuse both heads, and an untrained one
     would be noise in them.
 
+    With `label_shift_K` the label term reads logits + shift: with shift_k = tau ln prior_k that is
+    logit adjustment, Menon et al. 2021, arXiv:2007.07314, equation 10. A model trained so answers
+    as if all classes were alike frequent; nothing is added when it is asked. The teacher term reads
+    the logits as they are.
+
     Raises:
         ConfigError: DISTILL, LABEL_LOSS for a setting that cannot be.
     """
@@ -39,6 +45,7 @@ class DistillationLoss:
         temperature: float = 3.0,
         reduction: str = "batchmean",
         label_loss: str = "cross_entropy",
+        label_shift_K: Tensor | None = None,
     ) -> None:
         if label_loss not in LABEL_LOSSES:
             losses = " or ".join(LABEL_LOSSES)
@@ -57,9 +64,17 @@ class DistillationLoss:
             raise ConfigError("DISTILL", "weight", f"{weight} is not in 0 to 1", "choose 0.5")
         if not 0.0 < temperature < math.inf:
             raise ConfigError("DISTILL", "temperature", f"{temperature} is not above 0", "choose 3")
+        if label_shift_K is not None and label_loss != "cross_entropy":
+            raise ConfigError(
+                "LABEL_LOSS",
+                f"label_loss={label_loss}",
+                "has no priors that could be added to its logits",
+                "use data.balance=sampling, or label_loss=cross_entropy",
+            )
         self.kind = kind
         self.weight = weight
         self._label_term = LABEL_LOSSES[label_loss]
+        self._label_shift_K = label_shift_K
         self._teacher_term = DISTILL_KINDS[kind](temperature=temperature, reduction=reduction)
 
     def __call__(
@@ -83,6 +98,8 @@ class DistillationLoss:
         """
 
         def label_term(logits_BK: Tensor) -> Tensor:
+            if self._label_shift_K is not None:
+                logits_BK = at_least_float32(logits_BK) + self._label_shift_K
             if labelled_rows is None:
                 return self._label_term(logits_BK, targets_BK, normalizer=normalizer)
             known = (logits_BK[labelled_rows], targets_BK[labelled_rows])

@@ -26,6 +26,8 @@ from deitkit.training.events import (
     Evaluated,
     Event,
     Finished,
+    FoldsJudged,
+    PartBegun,
     Planned,
     Raced,
     Saved,
@@ -38,6 +40,7 @@ SHOWN_CHOICES = (
     "model.name",
     "model.init",
     "data.image_size",
+    "data.balance",
     "schedule.steps",
     "optim.batch_size",
     "optim.lr",
@@ -82,6 +85,8 @@ class TrainingConsole:
         self._stage_start = 0.0
         self._rate_from: tuple[float, int] | None = None
         self._batch_size = 0
+        self._part = 1
+        self._said: set[str] = set()
 
     def progress(self, what: str, done: int, total: int | None) -> None:
         """A stage before training: its bar appears once it has lasted a second."""
@@ -103,7 +108,8 @@ class TrainingConsole:
             return
         if isinstance(event, Planned):
             self._show_plan(event)
-        elif isinstance(event, Warned):
+        elif isinstance(event, Warned) and (self._part == 1 or event.text not in self._said):
+            self._said.add(event.text)
             self.console.print(Text("note: ", style="yellow") + Text(event.text))
         elif isinstance(event, StepDone):
             self._show_step(event)
@@ -114,6 +120,16 @@ class TrainingConsole:
         elif isinstance(event, Raced):
             self.close()
             print_race(self.console, event.race)
+        elif isinstance(event, PartBegun):
+            self.close()
+            self._part = event.number
+            line = f"[{event.number}/{event.total}] {event.title}"
+            self.console.print(line, style="bold")
+        elif isinstance(event, FoldsJudged):
+            from deitkit.reporting.folds_table import print_folds
+
+            self.close()
+            print_folds(self.console, event.found)
         elif isinstance(event, Saved):
             self._describe(f"saved step {event.step}")
 
@@ -151,7 +167,7 @@ class TrainingConsole:
         for name, text in plan.summary:
             grid.add_row(name, Text(text))
         chosen = {name: (value, why) for name, value, why in plan.choices}
-        for name in SHOWN_CHOICES:
+        for name in SHOWN_CHOICES if self._part == 1 else ():
             if name in chosen:
                 value, why = chosen[name]
                 short = name.partition(".")[2].replace("_", " ")
@@ -200,7 +216,9 @@ class TrainingConsole:
         if agreed:
             parts.append(f"as the teacher {percent(agreed[-1])}")
         mark = "  kept" if event.is_best else ""
-        line = f"epoch {event.epoch:6.1f}  validation accuracy: {', '.join(parts)}{mark}"
+        judged = any("folds" in scores for scores in event.scores.values())
+        kind = "accuracy of the folds at their ends" if judged else "validation accuracy"
+        line = f"epoch {event.epoch:6.1f}  {kind}: {', '.join(parts)}{mark}"
         self.console.print(line)
 
     def _show_end(self, event: Finished) -> None:
@@ -209,7 +227,8 @@ class TrainingConsole:
         low, high = result["val_top1_interval"]
         start = "already complete; nothing was changed: " if event.already else ""
         self.console.print(
-            f"{start}{percent(result['val_top1'])} of {result['num_val']:,} validation images "
+            f"{start}{percent(result['val_top1'])} of {result['num_val']:,} "
+            f"{'images, each held out once,' if 'folds' in result else 'validation images'} "
             f"right (95 % interval {100 * low:.1f} to {100 * high:.1f}), {result['parameters']:,} "
             f"parameters, {duration(result['seconds'])} of training"
         )

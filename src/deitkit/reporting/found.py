@@ -28,7 +28,11 @@ def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
         (
             "images",
             f"{len(dataset.train):,} to train ({counts.min():,} to {counts.max():,} a class), "
-            f"{len(dataset.val):,} to validate",
+            + (
+                "validated by folds"
+                if dataset.trains_on_val
+                else f"{len(dataset.val):,} to validate"
+            ),
         ),
         ("sizes", size),
     ]

@@ -47,6 +47,10 @@ def print_evaluation(
             f"{metrics['ece']:.4f}",
         )
     console.print(table)
+    console.print(
+        f"macro accuracy, each class counted alike: {percent(fused['macro'])} "
+        f"(95 % interval {_interval(fused['macro_interval'])})"
+    )
     classes = Table(title="classes, in percent")
     for column in ("class", "images", "precision", "recall", "F1"):
         classes.add_column(column, justify="left" if column == "class" else "right")

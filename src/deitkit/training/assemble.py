@@ -35,6 +35,7 @@ from deitkit.runtime.compiler import compiler_fault
 from deitkit.runtime.device import precision_for
 from deitkit.runtime.world import World
 from deitkit.teachers import LiveTeacher, NoTeacher
+from deitkit.training.balance import log_priors
 from deitkit.training.loader import TrainSteps, check_shares, load_steps
 from deitkit.training.order_choice import MEGABYTE
 from deitkit.training.parts import TrainParts, mean_levels
@@ -207,6 +208,9 @@ def assemble(
         op_fill=mean_levels(settled(config.data.mean)),
         on_device=device.type == "cuda",
         window_bytes=window_bytes,
+        balance_strength=(
+            settled(config.data.balance_strength) if config.data.balance == "sampling" else None
+        ),
     )
     check_shares(steps, batch_size)
     peak = scaled_lr(settled(optim.lr), batch_size=batch_size)
@@ -267,6 +271,7 @@ def assemble(
             temperature=settled(config.distill.temperature),
             reduction=config.distill.reduction,
             label_loss=optim.label_loss,
+            label_shift_K=_label_shift(config, dataset, device),
         ),
         schedule=schedule,
         num_classes=num_classes,
@@ -383,6 +388,18 @@ def _view_policy(config: RunConfig) -> ViewPolicy:
         erasing_scale=views.erasing_scale,
         erasing_ratio=views.erasing_ratio,
     )
+
+
+def _label_shift(config: RunConfig, dataset: Dataset, device: torch.device) -> torch.Tensor | None:
+    """What the label loss adds to the logits of each class; None where nothing is.
+
+    A run that began before there was a choice says auto, which was: none.
+    """
+    if config.data.balance != "logits":
+        return None
+    counts_K = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
+    tau = settled(config.data.balance_strength)
+    return torch.tensor(log_priors(counts_K), device=device) * tau
 
 
 def _average(

@@ -105,4 +105,21 @@ class Raced:
     """What race.json holds."""
 
 
-Event = Planned | Warned | StepDone | Evaluated | Saved | Raced | Finished
+@dataclass(frozen=True, slots=True)
+class PartBegun:
+    """One of the runs that a command is made of, such as a fold, begins or is met again."""
+
+    title: str
+    number: int
+    """From 1."""
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoldsJudged:
+    """All folds are done; what they say together, as folds.json holds it."""
+
+    found: Mapping[str, Any]
+
+
+Event = PartBegun | FoldsJudged | Planned | Warned | StepDone | Evaluated | Saved | Raced | Finished

@@ -29,6 +29,7 @@ from deitkit.data import ImageSet
 from deitkit.data.view_sources import ViewSources, WholeSources
 from deitkit.errors import ConfigError, DeitkitError, WorkerError
 from deitkit.flow import Batch
+from deitkit.training.balance import balance_order, occurrences
 from deitkit.training.sizes import Size, SizePhases, one_size
 from deitkit.training.view_phases import build_view_phases
 
@@ -54,6 +55,9 @@ class TrainSteps(Dataset):
     same mix partners, in another order: what a teacher said of them is then known. Images without a
     label (-1) are mixed with each other; only where both kinds are odd one pair is of both.
 
+    With `balance_strength` an epoch shows small classes several times and large ones in part
+    (`balance_order`): as many images in all, copies of one in views of their own.
+
     With `window_bytes` the order goes through blocks of shards, so many bytes of them shuffled
     together; without, all images are shuffled together.
     """
@@ -77,6 +81,7 @@ class TrainSteps(Dataset):
         on_device: bool = False,
         window_bytes: int | None = None,
         sources: ViewSources | None = None,
+        balance_strength: float | None = None,
     ) -> None:
         """`sources` is what views are cut from, whole images where it is left out. `strengths` are
         those of `policy` in equal parts of a run of `total_steps`, full from beginning to end where
@@ -87,6 +92,8 @@ class TrainSteps(Dataset):
             ConfigError: STRENGTHS.
         """
         assert num_view_epochs is None or num_view_epochs % repeats == 0
+        is_plain = repeats == 1 and num_view_epochs is None and window_bytes is None
+        assert balance_strength is None or is_plain, "copies would meet copies"
         self.images = images
         self.sources = sources or WholeSources(images)
         self.num_remade = 0
@@ -103,6 +110,7 @@ class TrainSteps(Dataset):
         self.op_fill = op_fill
         self.on_device = on_device and self.sources.block is not None
         self.window_bytes = window_bytes
+        self.balance_strength = balance_strength
         self._blocks = None if window_bytes is None else images.blocks
         self.repeats = min(repeats, max(1, len(images)))
         fewest = min(len(self._part(epoch)) for epoch in range(self.repeats))
@@ -174,7 +182,8 @@ class TrainSteps(Dataset):
         return earlier >= -(-from_step // self.steps_per_epoch)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
-        """Images of one epoch: all, or the next of `repeats` parts, pairs beside each other."""
+        """Images of one epoch, pairs beside each other: all, the next of `repeats` parts, or some
+        several times."""
         view_epoch = self.view_epoch(epoch)
         part = self._part(view_epoch)
         windows_N = self._windows(view_epoch // self.repeats)
@@ -182,6 +191,11 @@ class TrainSteps(Dataset):
             self.view_seed, view_epoch // self.repeats, self.sample_ids_N, windows_N
         )
         chosen = order[part.start : part.stop]
+        if (strength := self.balance_strength) is not None:
+            labels_N, ids_N, seed = self.images.labels, self.sample_ids_N, self.view_seed
+            chosen = balance_order(
+                chosen, labels_N, ids_N, strength=strength, view_seed=seed, epoch=epoch
+            )
         is_labelled = self.is_labelled_N[chosen]
         if not is_labelled.all():
             chosen = pair_alike(chosen, is_labelled)
@@ -224,6 +238,8 @@ class TrainSteps(Dataset):
         first = 2 * (place * num_pairs // self.steps_per_epoch)
         last = 2 * ((place + 1) * num_pairs // self.steps_per_epoch)
         chosen = order[first:last]
+        if self.balance_strength is not None:
+            return chosen, occurrences(order)[first:last]
         paired, odd = np.split(chosen, [len(chosen) // 2 * 2])
         copies = np.arange(self.repeats)
         return (

@@ -21,7 +21,7 @@ from deitkit.flow import Batch
 from deitkit.models import ImageModel
 from deitkit.training.events import Evaluated, Event, Finished, Saved, StepDone, Warned
 from deitkit.training.parts import TrainParts
-from deitkit.training.selection import Scores, better_of, is_kept
+from deitkit.training.selection import Scores, better_of, is_kept, num_stale
 from deitkit.training.state import TrainState
 from deitkit.training.step import train_step
 from deitkit.training.telling import Telling
@@ -55,6 +55,8 @@ class Fit:
     lineage: str
     machine: dict[str, Any]
     stop: Stop
+    patience: int = 0
+    """Evaluations without improvement that end it before the last step; 0 for none."""
 
     def events(self) -> Iterator[Event]:
         """Train; yield what happens. Closing the iterator saves a checkpoint first.
@@ -94,7 +96,7 @@ class Fit:
                             raise
                         yield Warned(f"no checkpoint at step {self.state.step}: {error}")
                     saved = self._progress()
-                if self.state.step >= self.total_steps:
+                if self._is_over():
                     break
                 batch = next(batches)
                 try:
@@ -117,8 +119,19 @@ class Fit:
             # An error's traceback would keep the loader and its workers alive, and they leave
             # signals to us: the process could not end.
             batches.close()
+        if self.state.step < self.total_steps:
+            yield Warned(
+                f"ended early, after step {self.state.step:,} of {self.total_steps:,}: "
+                f"{self.patience} evaluations brought neither a higher accuracy nor a higher "
+                "likelihood (schedule.patience)"
+            )
         self.state.seconds = clock.seconds()
         yield Finished(step=self.state.step, seconds=clock.seconds(), best=dict(self.state.best))
+
+    def _is_over(self) -> bool:
+        """The last step is done, or patience is out: told by what a checkpoint holds."""
+        is_stale = 0 < self.patience <= num_stale(self.state.history)
+        return is_stale or self.state.step >= self.total_steps
 
     def _progress(self) -> tuple[int, int]:
         """Steps done, and those done at the last evaluation: what a checkpoint may lack."""
@@ -201,7 +214,7 @@ class Fit:
 
     def _checkpoint_is_due(self, saved: tuple[int, int]) -> bool:
         step = self.state.step
-        due = step % self.checkpoint_interval == 0 or step >= self.total_steps
+        due = step % self.checkpoint_interval == 0 or self._is_over()
         return due and self._progress() != saved
 
     def _save(self, clock: _Clock) -> Saved:

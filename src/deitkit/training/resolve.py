@@ -18,6 +18,7 @@ from deitkit.training import choices
 from deitkit.training.channel_statistics import channel_statistics
 from deitkit.training.choice import Choice
 from deitkit.training.resolution import Resolution
+from deitkit.training.resolve_balance import settle_balance
 from deitkit.training.resolve_teacher import (
     asked_view_epochs,
     settle_distillation,
@@ -89,6 +90,7 @@ def resolve_from_data(
         _settle_fine_tuning(r)
     _settle_batch_size(r, len(dataset.train), device_type=device_type, num_ranks=num_ranks)
     _settle_optimisation(r, free_bytes=free_bytes)
+    settle_balance(r, dataset)
     settle_distillation(r, has_teacher=has_teacher, num_classes=len(dataset.class_names))
     in_memory = dataset.train.pixels is not None
     r.settle(

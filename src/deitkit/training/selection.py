@@ -4,7 +4,7 @@ accuracies is mostly luck."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Scores = Mapping[str, float]
@@ -34,3 +34,16 @@ def is_kept(scores: Scores, best: Mapping[str, Any]) -> bool:
     """Whether weights replace the `best` so far: unless they are worse than the highest accuracy
     any had by more than a standard error. The schedule makes later weights the better ones."""
     return not best or scores["top1"] >= best["peak_top1"] - standard_error(scores)
+
+
+def num_stale(history: Sequence[Mapping[str, Any]]) -> int:
+    """Evaluations since the last one that was better than all before it: a higher accuracy or a
+    higher likelihood than any weights had, whichever of those that were evaluated."""
+    top1, nll, last = -math.inf, math.inf, 0
+    for number, entry in enumerate(history, 1):
+        scores = entry["scores"].values()
+        found = max(one["top1"] for one in scores), min(one["nll"] for one in scores)
+        if found[0] > top1 or found[1] < nll:
+            last = number
+        top1, nll = max(top1, found[0]), min(nll, found[1])
+    return len(history) - last

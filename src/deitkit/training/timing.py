@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from deitkit.artifacts.checkpoint import save_checkpoint
@@ -25,6 +26,12 @@ ENOUGH_S = 2.0
 NUM_TIMED_IMAGES = 128
 MAX_SAVED_BYTES = 64 * 10**6
 """Of a checkpoint, what is written on trial; the rest is taken to cost as much a byte."""
+
+
+def load_optimizers() -> None:
+    """Have torch load what the first optimizer of a process needs, seconds on a slow machine, so
+    that it is nobody's own time where one command trains several runs."""
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 
 
 def measure(

@@ -116,6 +116,7 @@ def test_kill_between_the_winner_and_its_result(race, commands, tmp_path):
     [
         ("train", ("ranks=2",), "leave ranks= and torchrun out"),
         ("train", ("epochs=3",), "say how long with budget="),
+        ("train", ("folds=3",), "all arms of a race share one split"),
         ("plan", (), "it would try"),
         ("ablate", (), "the ladder sets it itself"),
     ],

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from deitkit.augmentation import ViewPolicy
 from deitkit.data import ImageSet, open_dataset, open_split, parquet, tar_store
 from deitkit.data.blocks import Blocks
-from deitkit.training.loader import TrainSteps, load_steps
+from deitkit.training.loader import TrainSteps
 from deitkit.training.order_choice import choose_order, is_sorted
 from deitkit.training.sizes import one_size
+from deitkit.training.workers import load_steps
 from tests.data.tar_files import members, picture, write_tar
 from tests.training.toy import SIDE
 

@@ -18,8 +18,9 @@ from deitkit.augmentation.device_render import render_on_device
 from deitkit.data import ImageSet
 from deitkit.errors import DataError, WorkerError
 from deitkit.flow import Batch
-from deitkit.training.loader import TrainSteps, load_steps
+from deitkit.training.loader import TrainSteps
 from deitkit.training.sizes import one_size
+from deitkit.training.workers import load_steps
 from tests.training.toy import SIDE, toy_images
 
 POLICY = ViewPolicy(scale=(0.3, 1.0), mixup=0.8, cutmix=1.0)

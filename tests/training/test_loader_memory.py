@@ -20,8 +20,9 @@ from deitkit.data.image_cache import open_image_cache
 from deitkit.data.image_set import ImageSet
 from deitkit.data.view_sources import CachedSources
 from deitkit.flow import Batch
-from deitkit.training.loader import TrainSteps, load_steps
+from deitkit.training.loader import TrainSteps
 from deitkit.training.sizes import one_size
+from deitkit.training.workers import load_steps
 from tests.data.toy_photos import SIDE, open_split, write_toys
 
 NUM_IMAGES, NUM_EPOCHS, BATCH_SIZE, WORKERS = 12_000, 10, 200, 2

@@ -19,8 +19,8 @@ from deitkit.errors import DivergedError, ResourceError, StoppedError
 from deitkit.flow import LossTerms
 from deitkit.training import loop
 from deitkit.training.events import Evaluated, Event, Finished, Saved, StepDone, Warned
-from deitkit.training.loader import load_steps
 from deitkit.training.loop import Fit
+from deitkit.training.workers import load_steps
 from tests.training.toy import bits, toy_images, toy_model, toy_run
 
 IMAGES = toy_images(12)

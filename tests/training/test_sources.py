@@ -15,10 +15,11 @@ from deitkit.data import ImageSet, open_split
 from deitkit.data.view_sources import SampledSources, ScaledSources, WholeSources, reduction_facts
 from deitkit.errors import ConfigError
 from deitkit.runtime.world import World
-from deitkit.training.loader import TrainSteps, load_steps
+from deitkit.training.loader import TrainSteps
 from deitkit.training.resolution import Resolution
 from deitkit.training.sizes import one_size
 from deitkit.training.sources import OpenSources, open_sources, sample_filling, settle_sources
+from deitkit.training.workers import load_steps
 from tests.augmentation.plain_views import plain_views
 from tests.data import faulty_images as fi
 from tests.data.toy_photos import write_toys

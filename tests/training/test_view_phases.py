@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from deitkit.augmentation import ViewPolicy, draw_views
 from deitkit.errors import ConfigError
 from deitkit.runtime.world import World
-from deitkit.training.loader import TrainSteps, load_steps
+from deitkit.training.loader import TrainSteps
 from deitkit.training.sizes import one_size
 from deitkit.training.step import train_step
 from deitkit.training.teaching import LiveTeaching, open_stored_teaching
 from deitkit.training.view_phases import ViewPhases, build_view_phases
+from deitkit.training.workers import load_steps
 from tests.training.toy import MEAN, SIDE, STD, ConvTeacher, live_teacher, toy_images, toy_run
 
 POLICY = ViewPolicy(

@@ -59,7 +59,8 @@ def begin(
     """
     from deitkit.artifacts.checkpoint import has_checkpoint
     from deitkit.runtime.device import precision_for
-    from deitkit.training.assemble import TeacherSaid, assemble
+    from deitkit.training.assemble import assemble
+    from deitkit.training.scoring import TeacherSaid
     from deitkit.training.spending import ASKING, CHOOSING, READING, START_UP, TEACHER
 
     spending.mark(START_UP)

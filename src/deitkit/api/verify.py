@@ -117,7 +117,8 @@ def _arm_maker(config: RunConfig, dataset: Any, folder: Path) -> Callable[[], _A
     from deitkit.api.teaching import open_own_teacher
     from deitkit.runtime.device import pick_device, precision_for
     from deitkit.runtime.world import World
-    from deitkit.training.assemble import TeacherSaid, assemble
+    from deitkit.training.assemble import assemble
+    from deitkit.training.scoring import TeacherSaid
 
     world = World(device=pick_device(config.run.device))
     ready = open_own_teacher(config, folder, dataset.class_names, device=world.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +13,10 @@ import torch
 from deitkit.artifacts.bundle import Bundle, save_bundle
 from deitkit.augmentation import ViewPolicy
 from deitkit.config import AUTO, RunConfig, settled
-from deitkit.data import Dataset, ImageSet
+from deitkit.data import Dataset
 from deitkit.data.preprocess import Preprocessing
 from deitkit.data.view_sources import reduction_facts
 from deitkit.errors import ConfigError
-from deitkit.evaluation.diagnostics import head_agreement, token_cosines
-from deitkit.evaluation.logits import collect_logits
-from deitkit.evaluation.metrics import summarise
 from deitkit.flow import Batch
 from deitkit.losses import DistillationLoss
 from deitkit.models import ImageModel, WeightReport, create_model
@@ -36,25 +33,18 @@ from deitkit.runtime.device import precision_for
 from deitkit.runtime.world import World
 from deitkit.teachers import LiveTeacher, NoTeacher
 from deitkit.training.balance import log_priors
-from deitkit.training.loader import TrainSteps, check_shares, load_steps
+from deitkit.training.loader import TrainSteps, check_shares
 from deitkit.training.order_choice import MEGABYTE
 from deitkit.training.parts import TrainParts, mean_levels
 from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
+from deitkit.training.scoring import TeacherSaid, score
 from deitkit.training.sizes import build_phases
 from deitkit.training.sources import OpenSources, whole_images
 from deitkit.training.start import SCRATCH, open_start
 from deitkit.training.state import TrainState
 from deitkit.training.teaching import BlankTeacher, LiveTeaching, Teaching, open_stored_teaching
 from deitkit.training.verdict import judge_for
-
-NUM_TOKEN_IMAGES = 64
-
-
-class TeacherSaid(NamedTuple):
-    """The teacher's logits of clean validation images, in the order of the user's classes."""
-
-    indices: np.ndarray
-    logits_NK: np.ndarray
+from deitkit.training.workers import load_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,54 +288,6 @@ def assemble(
         said=said,
         notes=tuple(notes),
     )
-
-
-def score(
-    model: ImageModel,
-    images: ImageSet,
-    spec: Preprocessing,
-    world: World,
-    stop: Callable[[], bool],
-    *,
-    fusion: str = "mean",
-    said: TeacherSaid | None = None,
-) -> dict[str, float] | None:
-    """top1, nll, calibration error of the fused heads and num_images; None when asked to stop.
-
-    Where it is known what the teacher `said` of them, also how often each head agrees with it, as
-    agree_fused, agree_cls, agree_dist, and how alike the two tokens are, as token_cos_in and
-    token_cos_out (Touvron et al. 2021, arXiv:2012.12877, section 5.2).
-    """
-    logits = collect_logits(
-        model,
-        images,
-        spec,
-        device=world.device,
-        rank=world.rank,
-        world_size=world.world_size,
-        stop=stop,
-    )
-    if logits is None:
-        return None
-    logits = logits.gathered(world.gather_rows)
-    metrics = summarise(logits.fused(fusion), images.labels[logits.indices], images.class_names)
-    scores = {
-        "top1": metrics.top1,
-        "nll": metrics.nll,
-        "ece": metrics.ece,
-        "num_images": metrics.num_images,
-    }
-    if said is None:
-        return scores
-    asked = logits.at(said.indices)
-    agreement = head_agreement(said.logits_NK, asked, fusion=fusion)
-    scores |= {f"agree_{head}": share.value or 0.0 for head, share in agreement.items()}
-    tokens = token_cosines(
-        model, images, spec, device=world.device, max_images=NUM_TOKEN_IMAGES, stop=stop
-    )
-    if tokens is not None:
-        scores |= {"token_cos_in": tokens.input, "token_cos_out": tokens.output}
-    return scores
 
 
 def _checkpoint_gradients(model: ImageModel, name: str) -> None:

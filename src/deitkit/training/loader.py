@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import copy
-import signal
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from deitkit.augmentation import (
     ViewPolicy,
@@ -27,14 +26,11 @@ from deitkit.augmentation import (
 from deitkit.augmentation.view_words import record_ids
 from deitkit.data import ImageSet
 from deitkit.data.view_sources import ViewSources, WholeSources
-from deitkit.errors import ConfigError, DeitkitError, WorkerError
+from deitkit.errors import ConfigError
 from deitkit.flow import Batch
 from deitkit.training.balance import balance_order, occurrences
 from deitkit.training.sizes import Size, SizePhases, one_size
 from deitkit.training.view_phases import build_view_phases
-
-PREFETCHED_STEPS = 4
-"""Batches that each worker prepares ahead."""
 
 
 class TrainSteps(Dataset):
@@ -345,60 +341,3 @@ def labels_that_count(is_labelled_B: np.ndarray) -> np.ndarray:
     both_P = is_labelled_B[:whole].reshape(-1, 2).all(axis=1)
     counts_B[:whole] = np.repeat(both_P, 2)
     return counts_B
-
-
-class _Carried(Dataset):
-    """Hands a worker's error over as a value: raised, it would arrive as another type."""
-
-    def __init__(self, steps: TrainSteps) -> None:
-        self.steps = steps
-
-    def __getitem__(self, step: int) -> Batch | DeitkitError:
-        try:
-            return self.steps[step]
-        except DeitkitError as error:
-            return error
-
-
-def load_steps(
-    steps: TrainSteps, first: int, last: int, *, workers: int, pin_memory: bool = False
-) -> Generator[Batch]:
-    """Batches of the steps from `first` to `last` - 1, made ahead in `workers` processes and, with
-    `pin_memory`, moved to where CUDA fetches them from by a thread of this one.
-
-    Close it where its end is not reached: that is what ends the workers.
-
-    Raises:
-        DataError: an image changed or vanished.
-        WorkerError: WORKER_DIED when a worker was killed.
-    """
-    loader: DataLoader[Batch | DeitkitError] = DataLoader(
-        _Carried(steps),
-        batch_size=None,
-        sampler=range(first, last),
-        num_workers=workers,
-        prefetch_factor=PREFETCHED_STEPS if workers else None,
-        generator=torch.Generator(),
-        worker_init_fn=_leave_signals_to_the_trainer,
-        pin_memory=pin_memory,
-    )
-    try:
-        for item in loader:
-            if isinstance(item, DeitkitError):
-                raise item
-            yield item
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise WorkerError(
-            "WORKER_DIED",
-            "loader worker",
-            str(error).splitlines()[0],
-            "run the same command again to go on; workers=0 needs no shared memory",
-        ) from error
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the trainer needs its step's images to finish."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

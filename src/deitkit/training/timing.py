@@ -15,9 +15,10 @@ from torch import Tensor
 
 from deitkit.artifacts.checkpoint import save_checkpoint
 from deitkit.errors import DeitkitError
-from deitkit.training.assemble import Assembly, score
-from deitkit.training.loader import PREFETCHED_STEPS
+from deitkit.training.assemble import Assembly
+from deitkit.training.scoring import score
 from deitkit.training.step import train_step
+from deitkit.training.workers import PREFETCHED_STEPS
 
 NUM_WARM_STEPS = 2
 MIN_TIMED_STEPS, MAX_TIMED_STEPS = 8, 24

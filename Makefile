@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
-		--hypothesis-profile repeatable $(TESTS)
+		--no-loadscope-reorder --hypothesis-profile repeatable $(TESTS)
 
 test-all: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest -q -m "" $(TESTS)
@@ -22,8 +22,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS) \
-		--ignore tests/journeys
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
+		--no-loadscope-reorder $(TESTS) --ignore tests/journeys
 
 dist: $(VENV)/.installed-dev
 	rm -rf dist

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -9,12 +10,20 @@ import pytest
 
 from deitkit.api import benching
 from deitkit.api.benching import bench
+from deitkit.cli.main import main
 from deitkit.errors import ConfigError
+from deitkit.exporters import onnx_graph
 from deitkit.reporting.bench_table import print_bench
 from deitkit.reporting.console import make_console
-from tests.journeys.commands import installed
 
 pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def torchs_export_once(monkeypatch):
+    from tests.exporters.plain_networks import torch_network
+
+    monkeypatch.setattr(onnx_graph, "_network", torch_network)
 
 
 def test_figures_follow_from_the_calls_by_hand():
@@ -45,7 +54,7 @@ def test_ways_take_turns_until_each_had_its_time(monkeypatch):
     assert sum(calls["fast", 1]) >= 2.0 - 1e-9
 
 
-def test_all_ways_give_the_same_answers():
+def test_all_ways_give_the_same_answers(torchs_export_once):
     """What bench calls are the predictor and the exported files, in one order of classes."""
     from pathlib import Path
     from tempfile import TemporaryDirectory
@@ -82,14 +91,15 @@ def test_what_cannot_be_timed_is_refused(wrong):
         bench("deit_nano_patch4_16", **wrong)
 
 
-def test_the_installed_program_prints_json(tmp_path):
-    words = ("bench", "deit_nano_patch4_16", "batch=1,4", "seconds=0.05")
-    found = installed(*words, "--json", folder=tmp_path).json
+def test_the_command_prints_json(torchs_export_once, capsys):
+    words = ["bench", "deit_nano_distilled_patch4_16", "batch=1,4", "seconds=0.05"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
     assert [(row["way"], row["batch_size"]) for row in found["rows"]] == [
         (way, size) for way in ("torch", "onnx", "onnx, int8") for size in (1, 4)
     ]
     for row in found["rows"]:
         assert 0 < row["median_ms"] <= row["p95_ms"] and row["num_calls"] >= 5
         assert row["images_per_s"] == pytest.approx(1000 * row["batch_size"] / row["median_ms"])
-    wrong = installed("bench", "deit_nano_patch4_16", "batch=one", folder=tmp_path)
-    assert wrong.code == 2 and "[BAD_VALUE]" in wrong.err
+    assert main(["bench", "deit_nano_patch4_16", "batch=one"]) == 2
+    assert "[BAD_VALUE]" in capsys.readouterr().err

@@ -21,7 +21,7 @@ deitkit.train(data=sys.argv[1], out=sys.argv[2], on_event=told, **{settings})
 """
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_an_uncaught_stop_ends_the_process(tmp_path, photos, workers):
     """T10: the traceback holds the run's frames; the workers, who ignore signals, still end."""
     settings = {**SHORT, "workers": workers}

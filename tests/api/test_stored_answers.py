@@ -24,6 +24,9 @@ DISTILLED = {
     "view_epochs": 2,
     "teacher_cache": "disk",
     "distill.kind": "soft",
+    "schedule.eval_interval": 12,
+    "schedule.checkpoint_interval": 12,
+    "run.report": False,
 }
 """6 steps an epoch, 24 in all; 42 images in 2 view epochs: 84 views."""
 
@@ -37,6 +40,7 @@ def caches(tmp_path_factory) -> Path:
 def teacher(tmp_path_factory, photos) -> Path:
     out = tmp_path_factory.mktemp("teacher") / "teacher"
     settings = {"model": "small_cnn", "epochs": 8, "batch_size": 8, "workers": 0}
+    settings["run.report"] = False
     deitkit.train(data=photos, out=out, image_size=16, **settings)
     return out
 
@@ -282,7 +286,6 @@ def test_strengths_have_stored_views_of_their_own(tmp_path, photos, teacher, ask
     by training, and neither cache is that of one strength; left and gone on, the same end."""
     settings = {**DISTILLED, "epochs": 6, "view_epochs": 3, "views.erasing": 0.5}
     settings |= {"distill.cache_folder": str(tmp_path / "cache"), "sizes": (8, 12, 16)}
-    settings["run.report"] = False
     grown = settings | {"strengths": (0.2, 0.6, 1.0)}
     told = grown | {"run.report": True}
     whole = deitkit.train(data=photos, out=tmp_path / "whole", teacher=teacher, **told)

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,15 @@ class Started:
     pid: int
     out: Path
     err: Path
+
+    def is_running(self) -> bool:
+        """Whether it has not ended; until `wait`, an ended one is a zombie."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8")
+        return stat.rpartition(") ")[2][0] != "Z"
+
+    def address(self) -> str | None:
+        """Where it says that it answers; None before."""
+        return _address_in(self.out.read_text(encoding="utf-8")) if self.out.exists() else None
 
     def wait(self) -> Ended:
         status = self.server.ask({"wait": self.pid})["status"]
@@ -112,6 +122,21 @@ class Commands:
         }
         return Started(self, self.ask({"start": request})["pid"], out, err)
 
+    @contextmanager
+    def serving(self, *words: Any, folder: Path | None = None) -> Iterator[str]:
+        """The address at which `deitkit serve` (or review) answers; it must end well."""
+        verb = () if words[0] == "review" else ("serve",)
+        server = self.start(*verb, *words, "port=0", folder=folder)
+        try:
+            while (address := server.address()) is None:
+                assert server.is_running(), server.err.read_text(encoding="utf-8")
+                time.sleep(0.01)
+            yield address
+        finally:
+            os.kill(server.pid, signal.SIGTERM)
+            ended = server.wait()
+        assert ended.code == 0, ended.out + ended.err
+
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process is not None and self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -141,6 +166,11 @@ def installed(*argv: Any, folder: Path, **options: Any) -> Ended:
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
+def _address_in(said: str) -> str | None:
+    found = re.search(r"http://127\.0\.0\.1:\d+(?=\s)", said)
+    return None if found is None else found[0]
+
+
 @contextmanager
 def serving(*words: Any, folder: Path | None = None) -> Iterator[str]:
     """The address at which the installed `deitkit serve` (or review) answers; it must end well."""
@@ -158,10 +188,10 @@ def serving(*words: Any, folder: Path | None = None) -> Iterator[str]:
     try:
         for line in server.stdout:
             said.append(line)
-            if address := re.search(r"http://127\.0\.0\.1:\d+", line):
+            if address := _address_in(line):
                 break
         assert address is not None, "".join(said)
-        yield address[0]
+        yield address
     finally:
         server.send_signal(signal.SIGTERM)
         code = server.wait(timeout=60)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,14 +64,6 @@ def make_splits(
             make_folder(folder / split, dict.fromkeys(classes, count), start=start)
         start += count
     return folder
-
-
-@pytest.fixture(scope="session")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    """The process that forks commands; each test gives its own paths."""
-    folder = tmp_path_factory.mktemp("commands")
-    with Commands(folder=folder, logs=folder) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

@@ -98,6 +98,12 @@ def serve() -> None:
         "cyclopts",
         "deitkit.reporting.console",
         "deitkit.data.dataset",
+        "deitkit.api.calibrating",
+        "deitkit.api.reporting",
+        "deitkit.explanation.explainer",
+        "deitkit.reporting.pages",
+        "deitkit.training.teaching",
+        "numpy.ma",
     ):
         importlib.import_module(name)
     from deitkit.cli.main import VERBS, verb_function

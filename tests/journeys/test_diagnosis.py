@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import deitkit
-from tests.journeys.commands import installed
 from tests.journeys.conftest import TINY, make_splits
 
 
@@ -26,9 +25,9 @@ def right_of(run: Path, pictures: Path) -> dict[str, str]:
     return {p.source: p.class_name for p in deitkit.open_run(run).predict(pictures)}
 
 
-def test_from_the_command(photos, teacher, student, plain, tmp_path):
+def test_from_the_command(commands, photos, teacher, student, plain, tmp_path):
     """A.25: every number once more from the predictions of the three runs."""
-    ended = installed(
+    ended = commands(
         *("evaluate", student, "teacher=own", f"against={plain}", "--json"), folder=tmp_path
     )
     assert ended.code == 0, ended.err

@@ -20,6 +20,7 @@ from deitkit.artifacts.bundle import load_bundle
 from deitkit.evaluation.onnx_predictor import OnnxPredictor
 from deitkit.runtime.sealed_folder import find_folder, verify_folder
 from tests.journeys.conftest import TINY
+from tests.reporting.page_tree import check_self_contained, parse, words_of
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -106,6 +107,30 @@ def test_the_printed_lines_open_the_file(exported, student, commands, photos):
     assert said["code"].replace(str(out), "path/to/this/folder") in card
 
 
+def test_compare_a_run_its_file_and_its_teacher(commands, exported, student, teacher, tmp_path):
+    """The file answers as the run does and brings no settings; the teacher has others."""
+    file = exported[0] / "model.onnx"
+    ended = commands("compare", student, file, "--json")
+    assert ended.code == 0, ended.err
+    first, second = ended.json["runs"]
+    assert second["metrics"]["confusion"] == first["metrics"]["confusion"]
+    assert second["metrics"]["nll"] == pytest.approx(first["metrics"]["nll"], abs=1e-3)
+    assert (second["gain"]["difference"], second["gain"]["p_value"]) == (0, 1)
+    assert (ended.json["settings"], ended.json["data"]) == ({}, {})
+    out = tmp_path / "ab.html"
+    ended = commands("compare", student, teacher, file, f"out={out}")
+    assert ended.code == 0, ended.err
+    assert "p (McNemar)" in ended.out
+    assert "distill.teacher" in ended.out
+    page = out.read_bytes()
+    check_self_contained(page)
+    assert "Settings that differ" in words_of(page)
+    assert "distill.teacher" in words_of(page)
+    tags = [tag for tag, _ in parse(page).elements]
+    assert tags.count("svg") == 3, "differences, accuracy, loss"
+
+
+@pytest.mark.slow
 def test_an_unfinished_run_exports_its_best_so_far(commands, photos, tmp_path):
     """X07: and says which step, on the line and in the file."""
     hooks = {"names": ["step"], "at": 7, "signal": int(signal.SIGINT), "times": 1}

@@ -28,6 +28,14 @@ def undisturbed(
     return final_state(out)
 
 
+@pytest.fixture(scope="module")
+def left_at_7(commands: Commands, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped as it began step 7. Do not change it."""
+    out = tmp_path_factory.mktemp("left") / "run"
+    stopped(commands, photos, out, 7)
+    return out
+
+
 def stopped(commands: Commands, photos: Path, out: Path, step: int, number: int = 15) -> Ended:
     """A run that got a signal as it began this step."""
     hooks = {"names": ["step"], "signal": number, "at": step}
@@ -198,10 +206,10 @@ def test_gradients_that_are_not_finite(commands, photos, student, tmp_path):
     assert [(entry["step"], entry["skipped"]) for entry in log] == [(1, True), (2, True), (3, True)]
 
 
-def test_other_settings_on_a_run(commands, photos, tmp_path):
+def test_other_settings_on_a_run(commands, left_at_7, tmp_path):
     """T41: free, with a flag, never; the differences are named and nothing is changed."""
     out = tmp_path / "run"
-    stopped(commands, photos, out, 5)
+    shutil.copytree(left_at_7, out)
     before = files_of(out)
     for words, said in (
         (("model.depth=3",), "model.depth: 2 -> 3"),
@@ -225,10 +233,10 @@ def test_other_settings_on_a_run(commands, photos, tmp_path):
     assert final_state(out)["step"] == 16
 
 
-def test_change_that_was_accepted(commands, photos, tmp_path):
+def test_change_that_was_accepted(commands, left_at_7, tmp_path):
     """T41."""
     out = tmp_path / "run"
-    stopped(commands, photos, out, 5)
+    shutil.copytree(left_at_7, out)
     ended = commands("train", f"out={out}", "optim.weight_decay=0.2", "run.accept_changes=true")
     assert ended.code == 0, ended.err
     assert "note: changed: optim.weight_decay: 0.05 -> 0.2" in ended.err
@@ -266,10 +274,10 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped", "empty", "directory", "manifest", "file"])
-def test_damaged_checkpoint_is_passed_over(commands, photos, undisturbed, tmp_path, how):
+def test_damaged_checkpoint_is_passed_over(commands, left_at_7, undisturbed, tmp_path, how):
     """T42: named, renamed to .bad, and the one before gives the same bits."""
     out = tmp_path / "run"
-    stopped(commands, photos, out, 7)
+    shutil.copytree(left_at_7, out)
     names = sorted(path.name for path in (out / "last").iterdir())
     assert names == ["step-00000006", "step-00000007"]
     damage(out / "last" / "step-00000007", how)
@@ -281,10 +289,10 @@ def test_damaged_checkpoint_is_passed_over(commands, photos, undisturbed, tmp_pa
     assert final_state(out) == undisturbed
 
 
-def test_no_whole_checkpoint_left(commands, photos, tmp_path):
+def test_no_whole_checkpoint_left(commands, photos, left_at_7, tmp_path):
     """T42: never a silent fresh start, and nothing is renamed or deleted."""
     out = tmp_path / "run"
-    stopped(commands, photos, out, 7)
+    shutil.copytree(left_at_7, out)
     for path in (out / "last").iterdir():
         damage(path, "truncated")
     before = files_of(out)

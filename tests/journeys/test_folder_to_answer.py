@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.journeys.commands import installed, serving
+from tests.journeys.commands import Ended, installed, serving
 from tests.journeys.conftest import TINY, make_splits
 from tests.journeys.final_state import files_of
 
@@ -24,9 +24,8 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def run(folder: Path, *words: object) -> str:
-    ended = installed(*words, folder=folder)
-    assert ended.code == 0, f"{words}: {ended.err}"
+def told(ended: Ended) -> str:
+    assert ended.code == 0, ended.err
     return ended.out
 
 
@@ -39,35 +38,41 @@ def short(path: Path) -> str:
     return "/".join(path.parts[-2:])
 
 
-def test_the_whole_road(folder):
-    """Each step through the installed program; every way to ask gives the same answers (1e-4)."""
+def test_the_whole_road(commands, folder):
+    """Each step as it is typed, through the installed program where no other journey starts that
+    verb so; every way to ask gives the same answers (1e-4)."""
+
+    def run(*words: object) -> str:
+        return told(commands(*words, folder=folder))
+
     before = files_of(folder / "photos")
-    checked = json.loads(run(folder, "check", "data=photos", "--json"))
+    checked = json.loads(run("check", "data=photos", "--json"))
     assert checked["stops_training"] is None
     assert checked["data"]["num_images"] == {"train": 30, "val": 21, "test": 12}
     for out, more in (
         ("teacher", ["model=small_cnn", *TINY[4:]]),
         ("student", ["teacher=teacher", "model=deit_nano_distilled_patch4_16", *TINY[1:]]),
     ):
-        run(folder, "train", "data=photos", f"out={out}", *more)
+        run("train", "data=photos", f"out={out}", *more)
     report = (folder / "student" / "report.html").read_text(encoding="utf-8")
     assert "<script" not in report
     assert "://" not in report.replace("http://www.w3.org/2000/svg", ""), "nothing is fetched"
-    compared = json.loads(run(folder, "compare", "student", "teacher", "--json"))
+    compared = json.loads(told(installed("compare", "student", "teacher", "--json", folder=folder)))
     assert [one["name"] for one in compared["runs"]] == ["student", "teacher"]
-    evaluated = json.loads(run(folder, "evaluate", "student", "data=photos/test", "--json"))
+    evaluated = json.loads(run("evaluate", "student", "data=photos/test", "--json"))
     own_top1 = evaluated["heads"]["fused"]["top1"]
     assert compared["runs"][0]["metrics"]["top1"] == pytest.approx(own_top1)
     picture = next((folder / "photos" / "test").rglob("*.png"))
-    run(folder, "explain", "student", picture, "out=why.png")
+    told(installed("explain", "student", picture, "out=why.png", folder=folder))
     assert (folder / "why.png").read_bytes().startswith(b"\x89PNG")
-    run(folder, "export", "student", "to=onnx", "int8=true", "tolerance=0.2")
+    words = ("export", "student", "to=onnx", "int8=true", "tolerance=0.2")
+    told(installed(*words, folder=folder))
     pictures = folder / "photos" / "test"
-    own = answers(json.loads(run(folder, "predict", "student", pictures, "--json")))
+    own = answers(json.loads(run("predict", "student", pictures, "--json")))
     assert len(own) == 12
     for name, tolerance in (("model.onnx", 1e-4), ("model.int8.onnx", 0.2)):
         file = folder / "student" / "export-onnx" / name
-        theirs = answers(json.loads(run(folder, "predict", file, pictures, "--json")))
+        theirs = answers(json.loads(run("predict", file, pictures, "--json")))
         assert_alike(theirs, own, tolerance)
     for served in ("student", "student/export-onnx/model.onnx"):
         assert_alike(over_http(folder, served, pictures), own, 1e-4)

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from deitkit.runtime.shared_folder import SharedLock
-from tests.journeys.commands import Commands, Ended, installed
+from tests.journeys.commands import Commands, Ended
 from tests.journeys.conftest import TINY, make_folder
 from tests.journeys.final_state import files_of, final_state
+from tests.training.ranks import run_ranks
 
 SETTINGS = (*TINY, "image_size=16", "views.crop=random_resized", "views.scale=0.3,1")
 LARGE = (*SETTINGS, "data.source_side=20")
@@ -81,7 +82,7 @@ def test_what_was_chosen_stands_in_the_config_with_its_reason(commands, large, t
     chosen = {}
     for asked in ("auto", "disk", "off"):
         out = tmp_path / asked
-        ended = installed(
+        ended = commands(
             "train",
             f"data={large}",
             f"out={out}",
@@ -100,19 +101,13 @@ def test_what_was_chosen_stands_in_the_config_with_its_reason(commands, large, t
     assert "source_side: 19" in (tmp_path / "disk" / "config.yaml").read_text(encoding="utf-8")
 
 
-def test_two_ranks_share_one_cache(commands, large, tmp_path):
+def test_two_ranks_share_one_cache(large, tmp_path):
     """Filled once; the images of both come from it."""
-    ended = installed(
-        "train",
-        f"data={large}",
-        f"out={tmp_path / 'run'}",
-        *LARGE,
-        "data.image_cache=disk",
-        f"data.image_cache_folder={tmp_path / 'caches'}",
-        "ranks=2",
-        folder=tmp_path,
-    )
-    assert ended.code == 0, ended.err
+    settings = dict(word.split("=") for word in LARGE)
+    settings |= {"data": str(large), "out": str(tmp_path / "run"), "data.image_cache": "disk"}
+    settings["data.image_cache_folder"] = str(tmp_path / "caches")
+    ranks = run_ranks(2, tmp_path / "seen", settings)
+    assert [rank.code for rank in ranks] == [0, 0], ranks
     assert len(list((tmp_path / "caches").iterdir())) == 1
 
 
@@ -143,8 +138,7 @@ def test_caches_are_listed_verified_and_pruned(commands, large, tmp_path):
         environment=home,
     )
     assert ended.code == 0, ended.err
-    listed = installed("cache", "list", "--json", folder=tmp_path, environment=home)
-    (cache,) = listed.json
+    (cache,) = run("list", "--json").json
     assert (cache["kind"], cache["source"], cache["side"]) == ("images", str(large), 20)
     said = run("list")
     assert f"{cache['num_images']} decoded images, reduced to 20, of {large}" in said.out

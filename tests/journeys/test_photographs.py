@@ -28,6 +28,7 @@ STUDENT = (
     "model.drop_path=0.1",
     "schedule.eval_interval=6",
     "schedule.checkpoint_interval=4",
+    "run.report=false",
 )
 
 

@@ -11,7 +11,7 @@ from tests.journeys.commands import installed
 from tests.journeys.conftest import TINY
 
 
-def test_from_a_plan_to_the_run_it_names(photos, tmp_path):
+def test_from_a_plan_to_the_run_it_names(commands, photos, tmp_path):
     """The installed program: a table, the command under it, and the run it then makes."""
     ended = installed("plan", f"data={photos}", *TINY, folder=tmp_path)
     assert ended.code == 0, ended.err
@@ -20,7 +20,7 @@ def test_from_a_plan_to_the_run_it_names(photos, tmp_path):
         assert words in ended.out
     command = shlex.split(ended.out.splitlines()[-1])
     assert command == ["deitkit", "train", f"data={photos}", *TINY]
-    ran = installed(*command[1:], folder=tmp_path)
+    ran = commands(*command[1:], folder=tmp_path)
     assert ran.code == 0, ran.err
     assert "forecast" in ran.err
     beside = json.loads((tmp_path / "runs" / photos.stem / "forecast.json").read_text())

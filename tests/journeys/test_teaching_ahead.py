@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.journeys.commands import PROGRAM, QUIET, installed
+from tests.journeys.commands import Commands, Ended, installed
 from tests.journeys.conftest import TINY
 
 VIEWS = 60
@@ -35,21 +34,13 @@ def records(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(cache.iterdir()) if "lock" not in p.name}
 
 
-def interrupted(folder: Path, argv: list[str], number: int) -> tuple[int, str]:
-    """Start the command, signal it once some view epochs are there; its exit code and stderr."""
-    process = subprocess.Popen(
-        [str(PROGRAM), *argv],
-        cwd=folder,
-        env=os.environ | QUIET,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    while process.poll() is None and not list(folder.glob("cache/*/epoch-00005.bin")):
+def interrupted(commands: Commands, folder: Path, argv: list[str], number: int) -> Ended:
+    """Start the command, signal it once some view epochs are there; how it ended."""
+    started = commands.start(*argv, folder=folder)
+    while started.is_running() and not list(folder.glob("cache/*/epoch-00005.bin")):
         time.sleep(0.01)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    return process.returncode, err
+    os.kill(started.pid, number)
+    return started.wait()
 
 
 @pytest.fixture(scope="module")
@@ -61,24 +52,25 @@ def whole(photos, teacher, tmp_path_factory) -> Path:
     return folder
 
 
-def test_killed_and_started_again_it_leaves_the_same_bytes(photos, teacher, whole, tmp_path):
+def test_killed_and_started_again_it_leaves_the_same_bytes(
+    commands, photos, teacher, whole, tmp_path
+):
     """K07, and the answers are then all that training needs."""
     argv = words(photos, teacher, tmp_path)
-    code, _ = interrupted(tmp_path, argv, signal.SIGKILL)
-    assert code == -signal.SIGKILL
-    ended = installed(*argv, "--json", folder=tmp_path)
+    assert interrupted(commands, tmp_path, argv, signal.SIGKILL).code == -signal.SIGKILL
+    ended = commands(*argv, "--json", folder=tmp_path)
     assert ended.code == 0, ended.err
     assert 0 < ended.json["num_asked"] < VIEWS * 30
     assert records(tmp_path) == records(whole)
 
 
-def test_ctrl_c_keeps_what_was_said(photos, teacher, whole, tmp_path):
+def test_ctrl_c_keeps_what_was_said(commands, photos, teacher, whole, tmp_path):
     argv = words(photos, teacher, tmp_path)
-    code, err = interrupted(tmp_path, argv, signal.SIGINT)
-    assert code == 130, err
-    (line,) = [line for line in err.splitlines() if line.startswith("deitkit: error ")]
+    stopped = interrupted(commands, tmp_path, argv, signal.SIGINT)
+    assert stopped.code == 130, stopped.err
+    (line,) = stopped.errors
     assert "[STOPPED]" in line and "what it said is kept" in line and "goes on" in line
-    ended = installed(*argv, "--json", folder=tmp_path)
+    ended = commands(*argv, "--json", folder=tmp_path)
     assert 0 < ended.json["num_asked"] < VIEWS * 30
     assert records(tmp_path) == records(whole)
 
@@ -92,21 +84,21 @@ def test_two_ranks_fill_one_cache(photos, teacher, whole, tmp_path):
     assert records(tmp_path) == records(whole)
 
 
-def test_training_then_finds_every_answer(photos, teacher, whole):
+def test_training_then_finds_every_answer(commands, whole):
     """The cache's files stay as they are, and the note says how much is there."""
     before = records(whole)
-    ended = installed("train", "out=run", folder=whole)
+    ended = commands("train", "out=run", folder=whole)
     assert ended.code == 0, ended.err
     assert records(whole) == before
-    ended = installed("cache", "list", whole / "cache", "--json", folder=whole)
+    ended = commands("cache", "list", whole / "cache", "--json", folder=whole)
     assert ended.code == 0, ended.err
     (found,) = ended.json if isinstance(ended.json, list) else ended.json["caches"]
     assert found["num_view_epochs"] == VIEWS and found["num_images"] == 30
 
 
-def test_asking_nobody_and_keeping_nothing_are_told(photos, teacher, tmp_path):
-    ended = installed("teach", f"data={photos}", "out=run", folder=tmp_path)
+def test_asking_nobody_and_keeping_nothing_are_told(commands, photos, teacher, tmp_path):
+    ended = commands("teach", f"data={photos}", "out=run", folder=tmp_path)
     assert ended.code == 2 and "[NO_TEACHER]" in ended.errors[0]
     more = ("teacher_cache=memory", f"teacher={teacher}")
-    ended = installed("teach", f"data={photos}", "out=run", *more, folder=tmp_path)
+    ended = commands("teach", f"data={photos}", "out=run", *more, folder=tmp_path)
     assert ended.code == 2 and "[CACHE_MODE]" in ended.errors[0]

@@ -1,4 +1,4 @@
-"""From a sick folder to a better run: check, report, explain, compare, review, train labels=."""
+"""From a sick folder to a better run: check, report, explain, review, train labels=."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.data.scenes import next_frame, scene
 from tests.journeys.commands import installed
 from tests.journeys.conftest import CLASSES, TINY, make_splits
 from tests.journeys.final_state import files_of
-from tests.reporting.page_tree import check_self_contained, parse, words_of
+from tests.reporting.page_tree import check_self_contained, words_of
 
 
 def page_of(run: Path) -> bytes:
@@ -83,7 +83,7 @@ FOUND = {
 """What is planted above. Cat has 24 + 7 pictures that can be read, elk 2."""
 
 
-def test_check_names_every_fault_and_the_split_trains(sick, tmp_path):
+def test_check_names_every_fault_and_the_split_trains(commands, sick, tmp_path):
     """Through the installed program, from another folder: counts, page, split; the pictures are
     byte for byte what they were; what looks alike is on one side when training reads it."""
     before = files_of(sick)
@@ -103,7 +103,7 @@ def test_check_names_every_fault_and_the_split_trains(sick, tmp_path):
     assert command == found["split_command"]
     program, *words = shlex.split(command)
     assert program == "deitkit"
-    ended = installed(*words, "out=run", *TINY, folder=tmp_path)
+    ended = commands(*words, "out=run", *TINY, folder=tmp_path)
     assert ended.code == 0, ended.err
     report = json.loads((tmp_path / "run" / "data_report.json").read_bytes())
     assert sum(report["num_images"].values()) == 31 + 18 + 2
@@ -302,36 +302,6 @@ def test_what_cannot_be_explained_ends_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-# compare, with a file of the same run.
-
-
-def test_compare_a_run_its_file_and_its_teacher(commands, student, teacher, photos, tmp_path):
-    """The file answers as the run does and brings no settings; the teacher has others."""
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    words = ("export", student, "to=onnx", f"out={tmp_path / 'file'}")
-    assert commands(*words).code == 0
-    file = tmp_path / "file" / "model.onnx"
-    ended = commands("compare", student, file, "--json")
-    assert ended.code == 0, ended.err
-    first, second = ended.json["runs"]
-    assert second["metrics"]["confusion"] == first["metrics"]["confusion"]
-    assert second["metrics"]["nll"] == pytest.approx(first["metrics"]["nll"], abs=1e-3)
-    assert (second["gain"]["difference"], second["gain"]["p_value"]) == (0, 1)
-    assert (ended.json["settings"], ended.json["data"]) == ({}, {})
-    out = tmp_path / "ab.html"
-    ended = commands("compare", student, teacher, file, f"out={out}")
-    assert ended.code == 0, ended.err
-    assert "p (McNemar)" in ended.out
-    assert "distill.teacher" in ended.out
-    page = out.read_bytes()
-    check_self_contained(page)
-    assert "Settings that differ" in words_of(page)
-    assert "distill.teacher" in words_of(page)
-    tags = [tag for tag, _ in parse(page).elements]
-    assert tags.count("svg") == 3, "differences, accuracy, loss"
-
-
 # review and train labels=.
 
 
@@ -371,9 +341,9 @@ def answers(commands, run: Path) -> dict[str, LabelEdit]:
 
 
 def test_corrected_labels_are_trained_on(commands, mine, reviewed, tmp_path):
-    """Through the installed program: the counts, the warning and the settings say so, the pictures
-    stay where they are; gone on with under other corrections it is refused, under the same ones it
-    is not, also when files were renamed."""
+    """The counts, the warning and the settings say so, the pictures stay where they are; gone on
+    with under other corrections it is refused, under the same ones it is not, also when files were
+    renamed."""
     before = files_of(mine)
     overlay = reviewed / "labels.csv"
     edits = answers(commands, reviewed)
@@ -406,7 +376,7 @@ def test_corrected_labels_are_trained_on(commands, mine, reviewed, tmp_path):
     write_overlay(overlay, edits)
     for number, path in enumerate(sorted(mine.rglob("*.png"))):
         path.rename(path.with_name(f"renamed-{39 - number}.png"))
-    ended = installed("train", f"out={better}", folder=tmp_path)
+    ended = commands("train", f"out={better}")
     assert ended.code == 0, ended.err
     result = json.loads((better / "result.json").read_bytes())
     assert (result["num_train"], result["num_val"]) == (29, 9)

@@ -9,7 +9,6 @@ import httpx
 import pytest
 
 import deitkit
-from tests.journeys.commands import serving
 from tests.journeys.conftest import make_splits
 
 pytest.importorskip("fastapi")
@@ -44,9 +43,9 @@ def rows_of(path: Path) -> list[tuple[str, str]]:
         return [(row["action"], row["label"]) for row in csv.DictReader(stream)]
 
 
-def test_keys_answer_and_every_answer_is_saved_at_once(run, answers, open_page):
+def test_keys_answer_and_every_answer_is_saved_at_once(commands, run, answers, open_page):
     """K keeps, 1 to 9 change, D drops, U takes back; the file is whole after each."""
-    with serving("review", run, "num=5") as address:
+    with commands.serving("review", run, "num=5") as address:
         seen = open_page(address)
         seen.page.wait_for_selector("#label")
         items = httpx.get(f"{address}/v1/state", timeout=30).json()["items"]
@@ -68,13 +67,13 @@ def test_keys_answer_and_every_answer_is_saved_at_once(run, answers, open_page):
             seen.page.keyboard.press("u")
         assert rows_of(answers) == expected[:2]
         assert seen.complaints == []
-    with serving("review", run, "num=5") as address:
+    with commands.serving("review", run, "num=5") as address:
         seen = open_page(address)
         seen.page.wait_for_selector("#place:has-text('2 answered')")
 
 
-def test_a_phone_can_click_it(run, answers, open_page):
-    with serving("review", run, "num=3") as address:
+def test_a_phone_can_click_it(commands, run, answers, open_page):
+    with commands.serving("review", run, "num=3") as address:
         seen = open_page(address, viewport={"width": 360, "height": 740}, is_mobile=True)
         seen.page.wait_for_selector("#label")
         assert seen.page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -85,9 +84,9 @@ def test_a_phone_can_click_it(run, answers, open_page):
         assert natural >= 128, "16 pixels are enlarged to be seen"
 
 
-def test_what_cannot_be_saved_is_told(run, answers, open_page):
+def test_what_cannot_be_saved_is_told(commands, run, answers, open_page):
     """The file's place is taken by a folder: the page says so and shows no answer as given."""
-    with serving("review", run, "num=3") as address:
+    with commands.serving("review", run, "num=3") as address:
         seen = open_page(address)
         seen.page.wait_for_selector("#label")
         answers.mkdir()
@@ -111,8 +110,8 @@ SENSELESS = (
 )
 
 
-def test_answers_that_make_no_sense_are_refused(run, answers):
-    with serving("review", run, "num=3") as address:
+def test_answers_that_make_no_sense_are_refused(commands, run, answers):
+    with commands.serving("review", run, "num=3") as address:
         for answer in SENSELESS:
             refused = httpx.post(f"{address}/v1/answer", json=answer, timeout=30)
             assert refused.status_code == 400, answer

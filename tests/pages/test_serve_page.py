@@ -9,15 +9,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.journeys.commands import serving
+from tests.journeys.commands import Commands
 from tests.pages.conftest import CLASSES, NASTY
 
 pytest.importorskip("fastapi")
 
 
 @pytest.fixture(scope="module")
-def address(bundle_folder: Path):
-    with serving(bundle_folder) as address:
+def address(commands: Commands, bundle_folder: Path):
+    with commands.serving(bundle_folder) as address:
         yield address
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from deitkit.exporters.web_runtime import ARCHIVE
 from deitkit.runtime.user_cache import user_cache
-from tests.journeys.commands import installed
+from tests.journeys.commands import Commands, installed
 from tests.pages.conftest import NASTY, static_files
 
 pytest.importorskip("onnxruntime")
@@ -48,10 +48,10 @@ def address(exported: Path):
 
 
 @pytest.fixture(scope="module")
-def answers(exported: Path, pictures: Path) -> dict[str, dict[str, float]]:
+def answers(commands: Commands, exported: Path, pictures: Path) -> dict[str, dict[str, float]]:
     """What `deitkit predict` says of each picture through the same file."""
     model = exported / "deep" / "page" / "model.int8.onnx"
-    ended = installed("predict", model, pictures, "--json", folder=exported)
+    ended = commands("predict", model, pictures, "--json")
     assert ended.code == 0, ended.err
     return {row["source"]: row["probabilities"] for row in ended.json}
 
@@ -87,7 +87,9 @@ def test_it_works_offline_after_the_first_visit(address, answers, open_page):
     assert shown(seen, Path(source)) == pytest.approx(own, abs=0.01)
 
 
-def test_transparency_orientation_and_large_pictures(address, exported, open_page, tmp_path):
+def test_transparency_orientation_and_large_pictures(
+    commands, address, exported, open_page, tmp_path
+):
     """D21, D22: alpha on white and EXIF orientation as in deitkit; 20 megapixels are halved."""
     rng = np.random.default_rng(1)
     blocks = rng.integers(0, 256, (6, 8, 4), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
@@ -102,7 +104,7 @@ def test_transparency_orientation_and_large_pictures(address, exported, open_pag
     model = exported / "deep" / "page" / "model.int8.onnx"
     seen = open_page(address)
     for name, tolerance in (("clear.png", 0.02), ("turned.png", 0.01), ("large.png", 0.02)):
-        ended = installed("predict", model, tmp_path / name, "--json", folder=exported)
+        ended = commands("predict", model, tmp_path / name, "--json")
         (own,) = ended.json
         assert shown(seen, tmp_path / name) == pytest.approx(own["probabilities"], abs=tolerance)
     assert "2 times smaller" in seen.text("#note")
@@ -131,15 +133,14 @@ def test_the_folder_is_whole(exported):
     assert facts["card"]["classes"][1] == NASTY and facts["file"] == "model.int8.onnx"
 
 
-def test_another_archive_is_refused(bundle_folder, pictures, tmp_path):
+def test_another_archive_is_refused(commands, bundle_folder, pictures, tmp_path):
     """What runs in people's browsers is the very archive that was tested."""
     content = bytearray(RUNTIME.read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "other.tgz").write_bytes(content)
-    ended = installed(
+    ended = commands(
         *("export", bundle_folder, "to=web", f"out={tmp_path / 'page'}"),
         *(f"data={pictures / 'labels.csv'}", f"runtime={tmp_path / 'other.tgz'}"),
-        folder=tmp_path,
     )
     assert ended.code == 5 and "[CHECKSUM]" in ended.err
     assert not (tmp_path / "page").exists()

@@ -17,6 +17,7 @@ from torch import nn
 
 from deitkit.errors import ConfigError, WorkerError
 from deitkit.runtime.world import World
+from tests.training.ranks import forking_context, free_port
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -26,12 +27,6 @@ def environment(monkeypatch):
     for name in LAUNCHER:
         monkeypatch.delenv(name, raising=False)
     return lambda **values: [monkeypatch.setenv(k, str(v)) for k, v in values.items()]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}])
@@ -164,7 +159,7 @@ def save(folder: str, rank: int, seen: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    context = torch.multiprocessing.get_context("spawn")
+    context = forking_context()
     port = free_port()
     processes = [
         context.Process(target=rank_main, args=(rank, port, str(folder))) for rank in range(2)

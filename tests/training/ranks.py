@@ -21,7 +21,18 @@ from deitkit.runtime.launch import MAY_GO_ALONE
 
 TIMEOUT_S = 120
 """For a whole run, on a busy machine."""
-PRELOADED = ("deitkit.api", "deitkit.training.loop", "deitkit.cli.main", "tests.training.ranks")
+PRELOADED = (
+    "deitkit.api",
+    "deitkit.cli.main",
+    "deitkit.evaluation.predictor",
+    "deitkit.training.assemble",
+    "deitkit.training.loop",
+    "tests.training.ranks",
+    # An optimizer's first step imports it: 2 s a process.
+    "torch._dynamo",
+    "torch.nn.parallel.distributed",
+    "torchinfo",
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def forking_context() -> Any:
+    """Starts processes by a fork of one that has imported what a rank needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
+
+
 def start_ranks(
     num_ranks: int,
     folder: Path,
@@ -78,8 +96,7 @@ def start_ranks(
     ranks=auto. `own` are settings of single ranks.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context = forking_context()
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     processes = []

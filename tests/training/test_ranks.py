@@ -1,4 +1,4 @@
-"""Two ranks on the CPU, through torchrun and through ranks=2: the same run as one process."""
+"""Two ranks on the CPU, forked, through torchrun and through ranks=2: the run of one process."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from PIL import Image
 
 import deitkit
 from deitkit.artifacts.checkpoint import load_newest
+from tests.training.ranks import run_ranks
 from tests.training.toy import TINY, bits, write_photos
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -61,19 +62,13 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment(), timeout=TIMEOUT_S
-    )
-
-
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory, settings) -> Path:
-    """The whole run through torchrun, never interrupted."""
-    out = tmp_path_factory.mktemp("two") / "run"
-    done = run([*TORCHRUN_DEITKIT, *words(settings, out=out)])
-    assert done.returncode == 0, done.stderr
-    return out
+    """The whole run, never interrupted."""
+    folder = tmp_path_factory.mktemp("two")
+    ranks = run_ranks(2, folder / "seen", settings | {"out": str(folder / "run")})
+    assert [rank.code for rank in ranks] == [0, 0], ranks
+    return folder / "run"
 
 
 def log(folder: Path, kind: str) -> list[dict]:
@@ -152,8 +147,9 @@ def test_signals_stop_all_ranks_at_one_step_and_it_goes_on(tmp_path, settings, t
     )
     assert (code, second > first) == (130, True)
     assert "Traceback" not in errors
-    done = run([*DEITKIT, f"out={out}", "ranks=2"])
-    assert done.returncode == 0, done.stderr
-    assert f"going on from step {second} of 120" in done.stderr
+    assert f"going on from step {first} of 120" in errors
+    ranks = run_ranks(2, tmp_path / "seen", settings | {"out": str(out)})
+    assert [rank.code for rank in ranks] == [0, 0], ranks
+    assert ranks[0].steps[0]["step"] == second + 1
     assert last_state(out) == last_state(two_ranks)
     assert (out / "metrics.jsonl").read_bytes() == (two_ranks / "metrics.jsonl").read_bytes()

@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 import torch
 
+from deitkit.training import timing
 from tests.journeys.commands import Commands
 
 # No test looks for weights on the network, nor do the programs it starts.
@@ -56,6 +57,16 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def most_timed_steps() -> Iterator[int]:
+    """The product's own bound on the steps it times before a run; in tests the least it asks for,
+    as toy steps are so short that it would always go on to the bound."""
+    with pytest.MonkeyPatch.context() as patch:
+        own = timing.MAX_TIMED_STEPS
+        patch.setattr(timing, "MAX_TIMED_STEPS", timing.MIN_TIMED_STEPS)
+        yield own
 
 
 @pytest.fixture(scope="session")

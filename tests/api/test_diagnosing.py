@@ -185,11 +185,12 @@ def test_the_teacher_that_auto_trained_lies_in_the_run(pictures, runs, tmp_path)
     assert 0 < found.agreement["fused"].num_right == (own == teacher).sum() < 60
 
 
-@pytest.fixture
-def refitted(pictures, tmp_path) -> Path:
-    """A run whose teacher knows other classes: a head was fitted on it."""
-    teacher = make_run(tmp_path / "t", pictures, names=("x", "y"), seed=7)
-    out = make_run(tmp_path / "s", pictures, distilled=True, teacher=str(teacher), seed=2)
+@pytest.fixture(scope="module")
+def refitted(pictures, tmp_path_factory) -> Path:
+    """A run whose teacher knows other classes: a head was fitted on it. Do not change it."""
+    folder = tmp_path_factory.mktemp("refitted")
+    teacher = make_run(folder / "t", pictures, names=("x", "y"), seed=7)
+    out = make_run(folder / "s", pictures, distilled=True, teacher=str(teacher), seed=2)
     images = open_split(pictures)
     ready = prepare_teacher(
         open_teacher(teacher, device=CPU), images, images, channels=3, seed=0, max_seconds=None
@@ -214,16 +215,20 @@ def test_the_head_that_was_fitted_is_asked(pictures, refitted, asked):
     assert "a linear head was fitted" in evaluation.asked[0]
 
 
-def test_a_head_is_of_one_teacher_only(pictures, refitted):
+def test_a_head_is_of_one_teacher_only(pictures, refitted, tmp_path):
     """Another with other classes has none; the own one, trained anew, is not the own one."""
     run, teacher = deitkit.open_run(refitted), refitted.parent / "t"
-    other = make_run(refitted.parent / "u", pictures, names=("x", "y"), seed=8)
+    other = make_run(tmp_path / "u", pictures, names=("x", "y"), seed=8)
     with pytest.raises(ModelFileError, match=r"TEACHER_CLASSES.*does not know a, b, c"):
         run.evaluate(pictures, teacher=other)
-    shutil.rmtree(teacher)
+    teacher.rename(tmp_path / "t")
     shutil.copytree(other, teacher)
-    with pytest.raises(CheckpointError, match="TEACHER_CHANGED"):
-        run.evaluate(pictures, teacher="own")
+    try:
+        with pytest.raises(CheckpointError, match="TEACHER_CHANGED"):
+            run.evaluate(pictures, teacher="own")
+    finally:
+        shutil.rmtree(teacher)
+        (tmp_path / "t").rename(teacher)
 
 
 def test_a_folder_without_a_model_has_no_teacher_either(tmp_path):

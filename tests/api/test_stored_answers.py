@@ -163,7 +163,9 @@ def test_teach_asks_ahead_and_training_asks_nothing(tmp_path, photos, teacher, a
 def test_auto_trains_a_teacher_first_and_goes_on_with_it(tmp_path, photos):
     """Left in the middle of the teacher, the same call ends with the same student."""
     settings = {**SHORT, "model": "deit_nano_distilled_patch4_16", "epochs": 12}
+    settings |= {"schedule.eval_interval": 36, "schedule.checkpoint_interval": 36}
     settings |= {"teacher": "auto", "teacher_cache": "memory", "view_epochs": 4}
+    settings["run.report"] = False
     whole = deitkit.train(data=photos, out=tmp_path / "whole", **settings)
     own = deitkit.open_run(tmp_path / "whole" / "teacher")
     assert own.result["model"] == "small_cnn" and own.result["steps"] == 3 * 6

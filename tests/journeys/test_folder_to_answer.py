@@ -65,8 +65,7 @@ def test_the_whole_road(commands, folder):
     picture = next((folder / "photos" / "test").rglob("*.png"))
     told(installed("explain", "student", picture, "out=why.png", folder=folder))
     assert (folder / "why.png").read_bytes().startswith(b"\x89PNG")
-    words = ("export", "student", "to=onnx", "int8=true", "tolerance=0.2")
-    told(installed(*words, folder=folder))
+    run("export", "student", "to=onnx", "int8=true", "tolerance=0.2")
     pictures = folder / "photos" / "test"
     own = answers(json.loads(run("predict", "student", pictures, "--json")))
     assert len(own) == 12
@@ -74,8 +73,10 @@ def test_the_whole_road(commands, folder):
         file = folder / "student" / "export-onnx" / name
         theirs = answers(json.loads(run("predict", file, pictures, "--json")))
         assert_alike(theirs, own, tolerance)
-    for served in ("student", "student/export-onnx/model.onnx"):
-        assert_alike(over_http(folder, served, pictures), own, 1e-4)
+    with commands.serving("student", folder=folder) as address:
+        assert_alike(over_http(address, pictures), own, 1e-4)
+    with serving("student/export-onnx/model.onnx", folder=folder) as address:
+        assert_alike(over_http(address, pictures), own, 1e-4)
     assert files_of(folder / "photos") == before
 
 
@@ -85,13 +86,12 @@ def assert_alike(theirs: dict, own: dict, tolerance: float) -> None:
         assert theirs[name] == pytest.approx(probabilities, abs=tolerance), name
 
 
-def over_http(folder: Path, served: str, pictures: Path) -> dict[str, dict[str, float]]:
-    """Probabilities of each picture from `deitkit serve`, which ends well on SIGTERM."""
+def over_http(address: str, pictures: Path) -> dict[str, dict[str, float]]:
+    """Probabilities of each picture from `deitkit serve`."""
     found = {}
-    with serving(served, folder=folder) as address:
-        for path in sorted(pictures.rglob("*.png")):
-            answer = httpx.post(f"{address}/v1/predict", content=path.read_bytes(), timeout=30)
-            assert answer.status_code == 200, answer.text
-            (prediction,) = answer.json()["predictions"]
-            found[short(path)] = {row["class"]: row["probability"] for row in prediction["top"]}
+    for path in sorted(pictures.rglob("*.png")):
+        answer = httpx.post(f"{address}/v1/predict", content=path.read_bytes(), timeout=30)
+        assert answer.status_code == 200, answer.text
+        (prediction,) = answer.json()["predictions"]
+        found[short(path)] = {row["class"]: row["probability"] for row in prediction["top"]}
     return found

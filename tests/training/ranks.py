@@ -167,17 +167,17 @@ def _train(
     import deitkit
     from deitkit.errors import DeitkitError
     from deitkit.runtime import watch
+    from deitkit.training import timing
     from deitkit.training.events import StepDone, Warned
 
     torch.set_num_threads(1)
+    timing.MAX_TIMED_STEPS = timing.MIN_TIMED_STEPS
     for name, seconds in (patience or {}).items():
         setattr(watch, name, seconds)
     seen = Seen(code=0)
     _count_exchanges(seen)
     _install_faults(faults, int(launched.get("RANK", "0")))
     if step_s is not None:
-        from deitkit.training import timing
-
         timing.measure = lambda assembly, **more: (step_s[assembly.world.world_size], 0.1)
     try:
         for event in deitkit.fit(**settings):

@@ -23,8 +23,11 @@ from deitkit.training import timing
     ],
     ids=["eight are enough", "until two seconds are over", "no more than 24", "slow"],
 )
-def test_steps_are_timed_after_two_until_enough(monkeypatch, first_s, step_s, limit_s, num_steps):
+def test_steps_are_timed_after_two_until_enough(
+    monkeypatch, most_timed_steps, first_s, step_s, limit_s, num_steps
+):
     """The first two steps never count, whatever they take."""
+    monkeypatch.setattr(timing, "MAX_TIMED_STEPS", most_timed_steps)
     now, done = [100.0], []
 
     def step(state, batch, parts):

@@ -64,10 +64,10 @@ def killed(code: int) -> bool:
 
 
 def test_kill_at_random_times(commands, settings, undisturbed, tmp_path):
-    """T01, T04, T05: 12 SIGKILLs, several within one run until it is done, each time SAME."""
+    """T01, T04, T05: 20 SIGKILLs, several within one run until it is done, each time SAME."""
     chance = random.Random(20)
     num_kills = num_runs = 0
-    while num_kills < 12:
+    while num_kills < 20:
         num_runs += 1
         out = tmp_path / f"run{num_runs}"
         for attempt in range(6):

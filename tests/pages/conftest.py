@@ -26,8 +26,9 @@ NASTY = "</script><img src=x onerror=window.__pwned=1>"
 CLASSES = ("heron", NASTY, "plover")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
+    """For the tests of this folder alone: while it is open, its loop of events runs."""
     if not CHROMIUM.exists():
         pytest.skip("there is no /usr/bin/chromium (make browser)")
     api = pytest.importorskip("playwright.sync_api")

@@ -203,12 +203,14 @@ def _load(folder: Path) -> Bundle:
     return Bundle(**values, state_dict=tensors)
 
 
-def _identity(path: Path) -> list[int]:
-    """Changes whenever the bundle meant by `path` is replaced."""
+def _identity(path: Path) -> list[tuple[int, ...]]:
+    """Changes whenever the bundle meant by `path` is replaced; the number of a folder that is gone
+    may be given to the next one, so its times count too."""
     candidates = (path / BEST_FOLDER, path)
     found = [folder for folder in map(find_folder, candidates) if folder is not None]
     with contextlib.suppress(OSError):
-        return [folder.stat().st_ino for folder in found]
+        stats = [folder.stat() for folder in found]
+        return [(each.st_ino, each.st_mtime_ns, each.st_ctime_ns) for each in stats]
     return []
 
 

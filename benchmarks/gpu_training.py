@@ -68,7 +68,7 @@ def deitkit_rate(a: argparse.Namespace, *, compiled: bool) -> float:
     shape = (a.images, SIDE, SIDE, 3)
     pixels = chance.integers(0, 256, shape, dtype=np.uint8)
     data = [(pixels[k], f"class {k % NUM_CLASSES:03d}") for k in range(a.images)]
-    first, start = a.steps // 3, 0.0
+    first, start = max(1, a.steps // 3), 0.0
     profiler = torch.profiler.profile() if a.trace and not compiled else None
     with tempfile.TemporaryDirectory() as folder:
         events = deitkit.fit(

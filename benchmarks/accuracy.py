@@ -169,22 +169,18 @@ def config_of(run: deitkit.Run) -> dict[str, Any]:
     return config
 
 
-def epochs_of(run: deitkit.Run) -> float:
-    batch_size = config_of(run)["optim"]["batch_size"]
-    return result_of(run)["steps"] / -(-result_of(run)["num_train"] // batch_size)
-
-
 def training_pflop(run: deitkit.Run) -> float:
     """Forward and backward of every view."""
     result = result_of(run)
-    num_views = result["num_train"] * epochs_of(run)
+    num_views = result["num_train"] * result["epochs"]
     return FLOP_PER_MAC * PASSES * result["macs"] * num_views / 1e15
 
 
 def asking_pflop(run: deitkit.Run, teacher: deitkit.Run) -> float:
     """The teacher's forward for every view that it is asked about."""
-    asked = config_of(run)["distill"]["view_epochs"] or epochs_of(run)
-    num_views = result_of(run)["num_train"] * min(asked, epochs_of(run))
+    result = result_of(run)
+    asked = config_of(run)["distill"]["view_epochs"] or result["epochs"]
+    num_views = result["num_train"] * min(asked, result["epochs"])
     return FLOP_PER_MAC * result_of(teacher)["macs"] * num_views / 1e15
 
 

@@ -173,7 +173,19 @@ def test_other_settings_have_a_memory_of_their_own(tmp_path, read):
 def test_nothing_is_remembered_unasked_for(tmp_path, remembered_at_once):
     folder = write_folder(tmp_path / "photos")
     open_dataset(folder, val_fraction=0.4, remember=False)
+    open_split(folder, split="train", remember=False)
     assert not remembered_at_once.exists()
+
+
+def test_what_is_remembered_is_not_written_again(tmp_path, monkeypatch):
+    """Also where the pictures are read because they fit into memory."""
+    folder = write_folder(tmp_path / "photos")
+    open_dataset(folder, val_fraction=0.4)
+    kept: list[int] = []
+    monkeypatch.setattr(scan_memory.ScanMemory, "keep", lambda self, facts: kept.append(len(facts)))
+    open_dataset(folder, val_fraction=0.4, keep_bytes=1 << 20)
+    open_dataset(folder, val_fraction=0.4)
+    assert kept == []
 
 
 def test_no_place_to_write_is_no_reason_to_stop(tmp_path, monkeypatch, read):

@@ -68,24 +68,17 @@ def calibrate_bundle(
     from deitkit.artifacts.bundle import load_bundle, save_bundle
     from deitkit.evaluation.calibration import fit_temperature, fit_threshold
     from deitkit.evaluation.fusion import fit_fusion
-    from deitkit.evaluation.logits import collect_logits
     from deitkit.evaluation.metrics import softmax
+    from deitkit.training.scoring import ask_together
 
     # The main rank may still be writing it.
     world.barrier()
     found = bundle = load_bundle(folder)
     logits = answers
     if logits is None:
-        own = collect_logits(
-            bundle.build_model().to(world.device),
-            images,
-            bundle.preprocessing,
-            device=world.device,
-            rank=world.rank,
-            world_size=world.world_size,
-        )
-        assert own is not None, "nothing asked it to stop"
-        logits = own.gathered(world.gather_rows)
+        model = bundle.build_model().to(world.device)
+        logits = ask_together(model, images, bundle.preprocessing, world)
+        assert logits is not None, "nothing asked it to stop"
     labels_N = images.labels
     fusion, provenance = None, dict(bundle.provenance)
     if fits_fusion and logits.dist_NK is not None:

@@ -67,7 +67,9 @@ def conclude(
         if begun.ready is not None and judged is None:
             result["teacher"] = _compared(request, begun, calibrated)
         if request.config.run.report:
-            _report(request, images, calibrated, result)
+            from deitkit.api.reporting import report_calibrated
+
+            report_calibrated(request.folder, calibrated, images, result)
         if not request.resumes:
             # A run that was interrupted took what several commands took.
             spending.mark(CONCLUSION)
@@ -76,20 +78,6 @@ def conclude(
         write_json(request.folder / RESULT_FILE, result)
     assembly.world.barrier()
     return Finished(step=event.step, seconds=event.seconds, best=best, result=result)
-
-
-def _report(
-    request: Request, images: ImageSet, calibrated: Calibrated, result: dict[str, Any]
-) -> None:
-    from deitkit.api.reporting import Answers, write_report
-
-    answers = Answers(
-        bundle=calibrated.bundle,
-        logits=calibrated.logits,
-        images=images,
-        calibration=calibrated.to_dict(),
-    )
-    write_report(request.folder, answers=answers, result=result)
 
 
 def _calibrate(

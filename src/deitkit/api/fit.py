@@ -92,14 +92,7 @@ def _fit_locked(
             return
         from deitkit.api.folding import folded_events
 
-        def train(own: Request, images: Dataset, judged: Judged | None) -> Iterator[Event]:
-            if result := own.finished:
-                yield already_finished(result)
-                return
-            begins = time.monotonic()
-            yield from train_events(own, world, begins, stop, progress, images, judged)
-
-        yield from folded_events(request, world, started, stop, progress, train)
+        yield from folded_events(request, world, started, stop, progress)
 
 
 def already_finished(result: Mapping[str, Any]) -> Finished:
@@ -111,6 +104,21 @@ def already_finished(result: Mapping[str, Any]) -> Finished:
         already=True,
         result=result,
     )
+
+
+def part_events(
+    request: Request,
+    world: World,
+    stop: StopRequest,
+    progress: Progress,
+    images: Dataset,
+    judged: Judged | None = None,
+) -> Iterator[Event]:
+    """One run of several that a command is made of; a finished one is only told of."""
+    if result := request.finished:
+        yield already_finished(result)
+        return
+    yield from train_events(request, world, time.monotonic(), stop, progress, images, judged)
 
 
 def train_events(

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deitkit.api.fit import part_events
 from deitkit.api.folds_asked import FOLDS_FILE, write_folds_asked
 from deitkit.api.folds_judged import Judged, fold_folder, fold_result, judge_folds
 from deitkit.api.freeze import Progress, scan_whole
 from deitkit.api.parts import told_as_part
 from deitkit.api.request import CONFIG_FILE, Request, meet_folder, read_request
 from deitkit.config import AUTO, build_config, flatten, read_config_file, with_values
-from deitkit.data import Dataset
 from deitkit.data.folds import hold_out
 from deitkit.runtime.durable import write_json
 from deitkit.runtime.lock import check_output_folder
@@ -47,8 +47,6 @@ end in time also where the machine is slower for a while."""
 END_ONLY = 10**10
 """As interval of evaluations: one, at the end."""
 
-TrainEvents = Callable[[Request, Dataset, Judged | None], Iterator[Event]]
-
 
 def folded_events(
     request: Request,
@@ -56,12 +54,9 @@ def folded_events(
     started: float,
     stop: StopRequest,
     progress: Progress,
-    train: TrainEvents,
 ) -> Iterator[Event]:
-    """Train all folds and then the run on all images; finished ones are met again and left.
-
-    `train` gives the events of one run of these images, and of the last one, with what the folds
-    said. The budget is shared by all, from `started` on.
+    """Train all folds and then the run on all images; finished ones are met again and left. The
+    budget is shared by all, from `started` on.
 
     Raises:
         DataError: FOLDS, a class is too small.
@@ -89,7 +84,7 @@ def folded_events(
             title = f"fold {fold} of {num_folds}"
             yield PartBegun(title, fold, total)
             with told_as_part(request.folder, title, goes_on=goes_on):
-                yield from train(own, part, None)
+                yield from part_events(own, world, stop, progress, part)
             world.barrier()
     judged = judge_folds(request.folder, request.config, whole, world, progress, stop)
     if world.is_main:
@@ -100,7 +95,7 @@ def folded_events(
         # By the clock of one rank: all have to plan for the same time.
         request.take(world.broadcast_json(request.shared()))
     yield PartBegun("all images", total, total)
-    yield from train(request, last, judged)
+    yield from part_events(request, world, stop, progress, last, judged)
 
 
 def _fold_request(request: Request, fold: int, world: World, started: float) -> Request:

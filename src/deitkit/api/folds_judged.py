@@ -125,29 +125,26 @@ def _answers(
 ) -> tuple[HeadLogits, np.ndarray]:
     """The heads of a fold's best weights, and both as its bundle fuses them, uncalibrated."""
     from deitkit.artifacts.bundle import load_bundle
-    from deitkit.evaluation.logits import collect_logits
+    from deitkit.training.scoring import ask_together
 
     def number() -> int | None:
         return None if stop is None or world.world_size > 1 else stop.signal_number
 
     bundle = load_bundle(folder / BEST_FOLDER)
-    own = collect_logits(
+    logits = ask_together(
         bundle.build_model().to(world.device),
         images,
         bundle.preprocessing,
-        device=world.device,
-        rank=world.rank,
-        world_size=world.world_size,
+        world,
         stop=lambda: number() is not None,
     )
-    if own is None:
+    if logits is None:
         raise StoppedError(
             number() or 15,
             folder.parents[1],
             "stopped while the folds were asked",
             f"go on with `deitkit train out={folder.parents[1]}`",
         )
-    logits = own.gathered(world.gather_rows)
     return logits, logits.fused(bundle.fusion, weight=bundle.fusion_weight)
 
 

@@ -89,13 +89,12 @@ def fine_tuning_size(
 ) -> tuple[int, int] | None:
     """Height and width for fine-tuning within `budget` from the linear classifier in `folder`; None
     where only its own can be."""
-    from deitkit.models import family_of
     from deitkit.runtime.processors import usable_cpus
     from deitkit.training.choices import choose_start_size
     from deitkit.training.start import open_start
 
     start = open_start(str(folder))
-    shape = {**family_of(start.architecture["name"])[1], **start.architecture}
+    shape = start.shape
     size, patch = start.image_size, shape.get("patch_size")
     if patch is None or size[0] != size[1]:
         return None
@@ -115,15 +114,13 @@ def fine_tuning_size(
 
 def _by_size(asked: RunConfig, dataset: Dataset, world: World, start: Start) -> Iterator[RunConfig]:
     """Everything the data decides, at the start's own image size and then at smaller ones."""
-    from deitkit.models import family_of
     from deitkit.runtime.processors import usable_cpus
     from deitkit.training.resolve import resolve_from_data
 
     sizes: list[Any] = [flatten(asked)["data.image_size"]]
     named = asked.model.name != "auto"
     if sizes[0] == "auto" and not named:
-        shape = {**family_of(start.architecture["name"])[1], **start.architecture}
-        patch, own = shape.get("patch_size"), start.image_size
+        patch, own = start.shape.get("patch_size"), start.image_size
         sizes = [own]
         if patch is not None:
             step = max(patch, 32 // patch * patch)
@@ -141,14 +138,10 @@ def _by_size(asked: RunConfig, dataset: Dataset, world: World, start: Start) -> 
 
 
 def _build(config: RunConfig, dataset: Dataset, start: Start) -> tuple[ImageModel, Preprocessing]:
-    import torch
-
-    from deitkit.models import create_model
-    from deitkit.training.resolve import evaluation_preprocessing, model_arguments
+    from deitkit.training.assemble import build_student
+    from deitkit.training.resolve import evaluation_preprocessing
 
     names = tuple(dataset.class_names)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.seed)
-        model = create_model(**model_arguments(config, num_classes=len(names)))
+    model = build_student(config, num_classes=len(names))
     start.put_into(model, class_names=names, dist_token_from_cls=False)
     return model, evaluation_preprocessing(config)

@@ -10,7 +10,7 @@ from deitkit.api.freeze import write_config
 from deitkit.api.race_arms import TAUGHT, TEACHER
 from deitkit.api.race_record import ArmRecord, RaceRecord
 from deitkit.api.race_rule import winner_of
-from deitkit.api.reporting import read_json
+from deitkit.api.reporting import read_json, report_calibrated
 from deitkit.api.request import (
     BEST_FOLDER,
     CONFIG_FILE,
@@ -105,20 +105,12 @@ def _write_config(request: Request, won: Path) -> None:
 
 def _report(request: Request, dataset: Dataset, world: World, result: dict[str, Any]) -> None:
     from deitkit.api.calibrating import calibrate_bundle
-    from deitkit.api.report_pictures import Answers
-    from deitkit.api.reporting import write_report
 
     fits = request.config.distill.fusion == "fitted"
     calibrated = calibrate_bundle(
         request.folder / BEST_FOLDER, dataset.val, world=world, fits_fusion=fits
     )
-    answers = Answers(
-        bundle=calibrated.bundle,
-        logits=calibrated.logits,
-        images=dataset.val,
-        calibration=calibrated.to_dict(),
-    )
-    write_report(request.folder, answers=answers, result=result)
+    report_calibrated(request.folder, calibrated, dataset.val, result)
 
 
 def _copy(source: Path, target: Path) -> None:

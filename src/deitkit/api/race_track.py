@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deitkit.api.fit import already_finished, train_events
+from deitkit.api.fit import part_events
 from deitkit.api.freeze import Progress, no_progress
 from deitkit.api.linear_arm import fine_tuning_size
 from deitkit.api.race_arms import FINE_TUNED, FINE_TUNED_TAUGHT, LINEAR, TAUGHT, TEACHER, Arm
@@ -134,13 +134,10 @@ class Track:
 
     def train(self, own: Request) -> Generator[Event]:
         """The run of one arm, on the images all share; without a teacher on labelled ones only."""
-        if own.finished:
-            yield already_finished(own.finished)
-            return
         images = self.dataset
         if own.config.distill.teacher is None:
             images = replace(images, unlabelled=None)
-        yield from train_events(own, self.world, time.monotonic(), self.stop, no_progress, images)
+        yield from part_events(own, self.world, self.stop, no_progress, images)
 
     def train_quietly(self, own: Request, title: str) -> dict[str, Any]:
         """Its result.json; of its events only a line of progress is left."""

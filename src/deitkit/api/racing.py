@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deitkit.api.beginning import until_stopped
@@ -14,6 +13,7 @@ from deitkit.api.deciding import find_request_start
 from deitkit.api.fit import already_finished, train_events
 from deitkit.api.freeze import Progress, check_same_data, freeze, no_progress, scan
 from deitkit.api.linear_arm import run_linear
+from deitkit.api.parts import told_as_part
 from deitkit.api.race_arms import (
     LINEAR,
     TAUGHT,
@@ -42,7 +42,6 @@ from deitkit.api.request import TEACHER_FILES, Request
 from deitkit.api.teaching import find_teacher, has_teacher, train_auto_teacher
 from deitkit.config import RunConfig, with_values
 from deitkit.data import Dataset
-from deitkit.errors import StoppedError
 from deitkit.training.events import Event, Finished, Planned, Raced, Warned
 
 if TYPE_CHECKING:
@@ -73,7 +72,8 @@ def race_events(
         request.identity = {"lineage": "race", "data": dataset.fingerprint}
         freeze(request, dataset)
     track = Track(request, dataset, world, started, stop, told)
-    with _stopped_in_race(request):
+    goes_on = f"go on with `deitkit train out={request.folder}`"
+    with told_as_part(request.folder, goes_on=goes_on):
         _line_up(track)
         yield from _fit_linear(track)
         yield from _meet_teacher(track)
@@ -81,20 +81,6 @@ def race_events(
         yield from _try(track)
         yield from _train_finalist(track)
         yield from _conclude(track)
-
-
-@contextmanager
-def _stopped_in_race(request: Request) -> Iterator[None]:
-    """An arm that is stopped tells to go on with the race."""
-    try:
-        yield
-    except StoppedError as stopped:
-        raise StoppedError(
-            stopped.exit_code - 128,
-            request.folder,
-            f"stopped in {Path(stopped.subject).name}: {stopped.why}",
-            f"go on with `deitkit train out={request.folder}`",
-        ) from stopped
 
 
 def _line_up(track: Track) -> None:

@@ -31,6 +31,8 @@ from deitkit.runtime.durable import write_file
 from deitkit.runtime.strict_json import load_json
 
 if TYPE_CHECKING:
+    from deitkit.api.calibrating import Calibrated
+    from deitkit.data import ImageSet
     from deitkit.evaluation.metrics import Metrics
 
 REPORT_FILE = "report.html"
@@ -120,8 +122,9 @@ def report_run(
         ResourceError: the disk refused.
     """
     from deitkit.artifacts.bundle import has_bundle, load_bundle
-    from deitkit.evaluation.logits import collect_logits
     from deitkit.runtime.device import pick_device
+    from deitkit.runtime.world import World
+    from deitkit.training.scoring import ask_together
 
     path = Path(folder).expanduser().resolve()
     if not (path / CONFIG_FILE).is_file():
@@ -136,20 +139,19 @@ def report_run(
             "NO_DATA", path, "does not say where its images are", "see its report.html as it is"
         )
     bundle = load_bundle(path / BEST_FOLDER)
-    dataset, device = scan(config, source, progress), pick_device("auto")
+    dataset, world = scan(config, source, progress), World(device=pick_device("auto"))
     if dataset.trains_on_val:
         from deitkit.api.folds_judged import judge_folds
-        from deitkit.runtime.world import World
 
         val = dataset.train
-        logits = judge_folds(path, config, dataset, World(device=device), progress).logits
+        logits = judge_folds(path, config, dataset, world, progress).logits
     else:
         val = dataset.val
-        own = collect_logits(
-            bundle.build_model().to(device),
+        own = ask_together(
+            bundle.build_model().to(world.device),
             val,
             bundle.preprocessing,
-            device=device,
+            world,
             progress=lambda done, total: progress("evaluating", done, total),
         )
         assert own is not None, "nothing asked it to stop"
@@ -161,6 +163,19 @@ def report_run(
         calibration=bundle.provenance.get("calibration"),
     )
     return write_report(path, answers=answers, result=read_json(path / RESULT_FILE), out=target)
+
+
+def report_calibrated(
+    folder: Path, calibrated: Calibrated, images: ImageSet, result: Mapping[str, Any]
+) -> None:
+    """Write the page of a run that has ended: what its calibrated bundle says of `images`."""
+    answers = Answers(
+        bundle=calibrated.bundle,
+        logits=calibrated.logits,
+        images=images,
+        calibration=calibrated.to_dict(),
+    )
+    write_report(folder, answers=answers, result=result)
 
 
 def read_json(path: Path) -> Any:

@@ -161,6 +161,7 @@ class Run:
                 split=split or ("test" if own is not None else None),
                 class_names=self.class_names,
                 decode=self.predictor.decode_policy,
+                remember=self._config().data.remember_scan,
                 progress=reading,
             )
         except DataError as error:

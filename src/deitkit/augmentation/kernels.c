@@ -250,16 +250,16 @@ static void move_row(const uint8_t *in, uint8_t *out, long width, Moved by, cons
     move_border(in, out, width, &by, last, by.high);
 }
 
-static void shear_rows(const uint8_t *in, uint8_t *out, long height, long width, double factor,
-                       const uint8_t *fill)
+static void shear_columns(const uint8_t *in, uint8_t *out, long height, long width, double factor,
+                          const uint8_t *fill)
 {
     for (long y = 0; y < height; y++)
         move_row(in + 3 * width * y, out + 3 * width * y, width,
                  moved_by(factor * ((double)y + 0.5), width), fill);
 }
 
-static void shear_columns(const uint8_t *in, uint8_t *out, long height, long width, double factor,
-                          const uint8_t *fill)
+static void shear_rows(const uint8_t *in, uint8_t *out, long height, long width, double factor,
+                       const uint8_t *fill)
 {
     long row = 3 * width;
     for (long x = 0; x < width; x++) {
@@ -448,8 +448,8 @@ void deitkit_view(const uint8_t *shown, long height, long width, int flip, long 
             widen(image, wide, num_pixels);
             transform(wide, other, height, width, params, fill);
             break;
-        case SHEAR_X: shear_rows(image, other, height, width, params[0], fill); break;
-        case SHEAR_Y: shear_columns(image, other, height, width, params[0], fill); break;
+        case SHEAR_X: shear_columns(image, other, height, width, params[0], fill); break;
+        case SHEAR_Y: shear_rows(image, other, height, width, params[0], fill); break;
         case TRANSLATE_X: {
             Moved by = moved_by(params[0], width);
             for (long y = 0; y < height; y++)

@@ -147,6 +147,7 @@ def open_split(
     decode: DecodePolicy | None = None,
     follow_symlinks_outside: bool = False,
     keep_bytes: int = 0,
+    remember: bool = True,
     progress: Progress | None = None,
 ) -> ImageSet:
     """One split to measure on: `split`, or the test split, or else val, or a source without any.
@@ -169,7 +170,7 @@ def open_split(
             "name one of these, or give the folder of the split itself",
         )
     report = DataReport(printable(found.description))
-    reading = SplitReader(found, policy, bad_images, progress, report, remember=True)
+    reading = SplitReader(found, policy, bad_images, progress, report, remember=remember)
     part = reading.split(chosen, keep_bytes, class_names)
     names = part.listing.class_names if class_names is None else tuple(class_names)
     if class_names is None:

@@ -111,15 +111,21 @@ class ParquetStore:
 
     def keys(self) -> list[bytes]:
         keys = list(map(keys_in_shard, self._shards, self._stamps))
-        places = map(self._locate, range(len(self)))
+        groups_N = self._groups_of_rows()
+        inside_N = self._rows_N - self._group_starts[groups_N]
+        places = zip(groups_N.tolist(), inside_N.tolist(), strict=True)
         return [keys[self._groups[group].shard](group, inside) for group, inside in places]
 
     def take(self, rows: np.ndarray) -> ParquetStore:
         return self._changed(self._rows_N[rows], self._held.copied())
 
     def blocks(self) -> Blocks:
-        groups_N = np.searchsorted(self._group_starts, self._rows_N, side="right") - 1
-        return Blocks(groups_N, np.array([group.num_bytes for group in self._groups], np.int64))
+        sizes = np.array([group.num_bytes for group in self._groups], np.int64)
+        return Blocks(self._groups_of_rows(), sizes)
+
+    def _groups_of_rows(self) -> np.ndarray:
+        """int64 [N], numbers of row groups."""
+        return np.searchsorted(self._group_starts, self._rows_N, side="right") - 1
 
     def holding(self, num_bytes: int) -> ParquetStore:
         return self._changed(self._rows_N, HeldBlocks(max(num_bytes, HELD_BYTES)))

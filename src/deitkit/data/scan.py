@@ -108,7 +108,11 @@ def scan_store(
     ends the scan within one picture.
     """
     began = time.monotonic()
-    facts_M, is_known_M = _recalled(store, policy, memory, keep_bytes)
+    facts_M, is_remembered_M = _recalled(store, memory)
+    sizes_K2 = facts_M["size"][is_remembered_M].astype(np.int64)
+    # What fits into memory is read all the same: its pixels are wanted.
+    is_large = sizes_K2.prod(axis=1).sum() * policy.channels > keep_bytes
+    is_known_M = is_remembered_M & is_large
     rows_to_read = np.flatnonzero(~is_known_M).tolist()
     keeper = PixelKeeper(len(store), 0 if is_known_M.any() else keep_bytes)
     threads = (num_threads or num_decode_threads()) if store.parallel else 1
@@ -140,7 +144,8 @@ def scan_store(
             if progress is not None:
                 progress(len(store) - len(rows_to_read) + place + 1, len(store))
     facts_N = facts_M[is_good_M]
-    if memory is not None and time.monotonic() - began > WORTH_REMEMBERING_S:
+    is_new = bool((is_good_M & ~is_remembered_M).any())
+    if memory is not None and is_new and time.monotonic() - began > WORTH_REMEMBERING_S:
         memory.keep(facts_N)
     scan.rows = np.flatnonzero(is_good_M)
     scan.digests, scan.sizes = facts_N["digest"].copy(), facts_N["size"].copy()
@@ -149,18 +154,13 @@ def scan_store(
     return scan
 
 
-def _recalled(
-    store: RecordStore, policy: DecodePolicy, memory: ScanMemory | None, keep_bytes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Facts [M] with their keys, and which are known: none where all pictures are wanted."""
+def _recalled(store: RecordStore, memory: ScanMemory | None) -> tuple[np.ndarray, np.ndarray]:
+    """Facts [M] with their keys, and of which rows the rest is remembered."""
     facts_M, is_known_M = np.zeros(len(store), FACTS), np.zeros(len(store), bool)
     keys = store.keys() if memory is not None else []
     if memory is None or not keys:
         return facts_M, is_known_M
     found_M, is_known_M = memory.recall(keys)
-    num_bytes = found_M["size"][is_known_M].astype(np.int64).prod(axis=1).sum() * policy.channels
-    if num_bytes <= keep_bytes:
-        is_known_M[:] = False
     facts_M[is_known_M] = found_M[is_known_M]
     facts_M["key"] = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
     return facts_M, is_known_M

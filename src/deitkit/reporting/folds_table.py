@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from deitkit.data import printable
 from deitkit.reporting.durations import duration
+from deitkit.reporting.intervals import percent_bounds
 
 MAX_CLASS_ROWS = 20
 
@@ -20,7 +21,7 @@ def folds_line(found: Mapping[str, Any]) -> str:
     return (
         f"Over {len(found['folds'])} folds the accuracy is {_points(found['mean'])} % on average, "
         f"with a standard deviation of {_points(found['deviation'])}; macro accuracy, each class "
-        f"counted alike: {_points(found['macro'])} % ({_interval(found['macro_interval'])})."
+        f"counted alike: {_points(found['macro'])} % ({percent_bounds(found['macro_interval'])})."
     )
 
 
@@ -35,13 +36,13 @@ def print_folds(console: Console, found: Mapping[str, Any]) -> None:
             f"{fold['num_train']:,}",
             f"{fold['num_val']:,}",
             f"{_points(fold['accuracy'])} %",
-            _interval(fold["interval"]),
+            percent_bounds(fold["interval"]),
             f"{fold['epochs']:.1f}",
             duration(fold["seconds"]),
         )
     table.add_section()
     together = f"{_points(found['accuracy'])} %"
-    interval = _interval(found["interval"])
+    interval = percent_bounds(found["interval"])
     table.add_row("all", "", f"{found['num_images']:,}", together, interval, "", "")
     console.print(table)
     console.print(folds_line(found))
@@ -68,7 +69,3 @@ def _points(share: float) -> str:
 
 def _share(value: float | None) -> str:
     return "n/a" if value is None else f"{_points(value)} %"
-
-
-def _interval(bounds: Sequence[float]) -> str:
-    return f"{_points(bounds[0])} to {_points(bounds[1])}"

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deitkit.data import printable
+from deitkit.reporting.intervals import percent_bounds
 
 TITLES = ("", "accuracy", "95 % interval", "seconds", "parameters", "ms an image", "")
 Race = Mapping[str, Any]
@@ -69,11 +70,10 @@ def _row(arm: Mapping[str, Any], *, is_winner: bool) -> tuple[str, ...]:
     seconds = f"{arm['seconds']:.0f}" if arm["seconds"] else ""
     if arm["accuracy"] is None:
         return (arm["title"], "", "", seconds, "", "", state)
-    low, high = (100 * bound for bound in arm["interval"])
     return (
         arm["title"],
         f"{100 * arm['accuracy']:.1f} %",
-        f"{low:.1f} to {high:.1f}",
+        percent_bounds(arm["interval"]),
         seconds,
         f"{arm['parameters']:,}" if arm["parameters"] else "unknown",
         f"{arm['latency_ms']:.1f}",

@@ -11,14 +11,11 @@ from rich.text import Text
 
 from deitkit.data import printable
 from deitkit.reporting.console import percent
+from deitkit.reporting.intervals import percent_bounds
 
 HEAD_NAMES = {"fused": "both heads", "cls": "class head", "dist": "distillation head"}
 MAX_CONFUSION_CLASSES = 20
 MAX_CLASS_ROWS = 60
-
-
-def _interval(bounds: Sequence[float]) -> str:
-    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}"
 
 
 def _share(value: float | None) -> str:
@@ -40,16 +37,16 @@ def print_evaluation(
         table.add_row(
             name,
             percent(metrics["top1"]),
-            _interval(metrics["top1_interval"]),
+            percent_bounds(metrics["top1_interval"]),
             "n/a" if top5 is None else percent(top5),
-            "" if bounds5 is None else _interval(bounds5),
+            "" if bounds5 is None else percent_bounds(bounds5),
             f"{metrics['nll']:.4f}",
             f"{metrics['ece']:.4f}",
         )
     console.print(table)
     console.print(
         f"macro accuracy, each class counted alike: {percent(fused['macro'])} "
-        f"(95 % interval {_interval(fused['macro_interval'])})"
+        f"(95 % interval {percent_bounds(fused['macro_interval'])})"
     )
     classes = Table(title="classes, in percent")
     for column in ("class", "images", "precision", "recall", "F1"):

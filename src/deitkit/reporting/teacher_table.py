@@ -11,6 +11,7 @@ from rich.text import Text
 
 from deitkit.data import printable
 from deitkit.reporting.console import percent
+from deitkit.reporting.intervals import percent_bounds
 from deitkit.reporting.tables import HEAD_NAMES, MAX_CLASS_ROWS
 
 Values = Mapping[str, Any]
@@ -89,7 +90,7 @@ def _print_agreement(console: Console, agreement: Values) -> None:
     if "cls" not in agreement:
         names["fused"] = "the model"
     for head, share in agreement.items():
-        table.add_row(names[head], _share(share), _bounds(share["interval"]))
+        table.add_row(names[head], _share(share), percent_bounds(share["interval"]))
     console.print(table)
 
 
@@ -105,7 +106,7 @@ def _print_class_shares(
     for column in ("class", "images", "agreement", "95 % interval"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for name, share in rows:
-        bounds = _bounds(share["interval"]) if share["num_images"] else ""
+        bounds = percent_bounds(share["interval"]) if share["num_images"] else ""
         cells = (f"{share['num_images']:,}", _plain(share["value"]), bounds)
         table.add_row(_text(name), *cells)
     console.print(table)
@@ -131,7 +132,7 @@ def _print_class_gains(console: Console, gains: Sequence[Values]) -> None:
             _plain(gain["other"]["value"]),
             _plain(gain["share"]["value"]),
             f"{100 * gain['difference']:+.1f}" if there else "n/a",
-            _bounds(gain["interval"], signed=True) if there else "",
+            percent_bounds(gain["interval"], signed=True) if there else "",
             row["verdict"],
         )
     console.print(table)
@@ -175,15 +176,10 @@ def _share(share: Values) -> str:
     return "n/a" if share["value"] is None else percent(share["value"])
 
 
-def _bounds(interval: Sequence[float], *, signed: bool = False) -> str:
-    low, high = (100 * bound for bound in interval)
-    return f"{low:+.1f} to {high:+.1f}" if signed else f"{low:.1f} to {high:.1f}"
-
-
 def _said(share: Values) -> str:
     if share["value"] is None:
         return "n/a"
-    return f"{_share(share)} of {share['num_images']:,} ({_bounds(share['interval'])})"
+    return f"{_share(share)} of {share['num_images']:,} ({percent_bounds(share['interval'])})"
 
 
 def _difference(gain: Values) -> str:
@@ -192,5 +188,5 @@ def _difference(gain: Values) -> str:
         return "n/a"
     p_value = gain["p_value"]
     chance = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
-    bounds = _bounds(gain["interval"], signed=True)
+    bounds = percent_bounds(gain["interval"], signed=True)
     return f"{100 * gain['difference']:+.1f} points (95 % interval {bounds}, McNemar {chance})"

@@ -130,6 +130,13 @@ def window_bytes_of(config: RunConfig) -> int | None:
     return config.data.window_mb * MEGABYTE if config.data.order == "blocks" else None
 
 
+def build_student(config: RunConfig, *, num_classes: int) -> ImageModel:
+    """The network of a resolved config, its first weights drawn by weight_seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.weight_seed or 0)
+        return create_model(**model_arguments(config, num_classes=num_classes))
+
+
 def assemble(
     config: RunConfig,
     dataset: Dataset,
@@ -155,9 +162,7 @@ def assemble(
     total_steps = settled(config.schedule.steps) if is_planned else 1
     num_classes = len(dataset.class_names)
     device = world.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.weight_seed or 0)
-        model = create_model(**model_arguments(config, num_classes=num_classes))
+    model = build_student(config, num_classes=num_classes)
     start = None
     if starts and config.model.init != SCRATCH:
         start = open_start(config.model.init).put_into(

@@ -122,13 +122,16 @@ class TrainSteps(Dataset):
         self._policies = [policy.at_strength(share) for share in self.phases.strengths]
         self._answered: tuple[Collection[int], int | None] = ((), None)
         self._order = lru_cache(maxsize=2)(self._epoch_order)
+        self._copies = lru_cache(maxsize=2)(self._epoch_copies)
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "_order"}
+        cached = ("_order", "_copies")
+        return {name: value for name, value in self.__dict__.items() if name not in cached}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._order = lru_cache(maxsize=2)(self._epoch_order)
+        self._copies = lru_cache(maxsize=2)(self._epoch_copies)
 
     @property
     def largest_size(self) -> tuple[int, int]:
@@ -204,6 +207,10 @@ class TrainSteps(Dataset):
             )
         return chosen
 
+    def _epoch_copies(self, epoch: int) -> np.ndarray:
+        """Which copy of its image each place of an epoch's order is."""
+        return occurrences(self._order(epoch))
+
     def _windows(self, epoch: int) -> np.ndarray | None:
         """The window of blocks each image is in, in an epoch of all images."""
         if self._blocks is None or self.window_bytes is None:
@@ -235,7 +242,7 @@ class TrainSteps(Dataset):
         last = 2 * ((place + 1) * num_pairs // self.steps_per_epoch)
         chosen = order[first:last]
         if self.balance_strength is not None:
-            return chosen, occurrences(order)[first:last]
+            return chosen, self._copies(epoch)[first:last]
         paired, odd = np.split(chosen, [len(chosen) // 2 * 2])
         copies = np.arange(self.repeats)
         return (

@@ -145,8 +145,7 @@ class Fit:
 
     def _pauses(self, saved: tuple[int, int]) -> bool:
         """Whether something else than the next step is due."""
-        is_over = self.state.step >= self.total_steps
-        return is_over or self._evaluation_is_due() or self._checkpoint_is_due(saved)
+        return self._is_over() or self._evaluation_is_due() or self._checkpoint_is_due(saved)
 
     def _asked_to_stop(self) -> bool:
         """All ranks stop at the same step."""

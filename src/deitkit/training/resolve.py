@@ -213,7 +213,7 @@ def _settle_image_size(
     if facts is not None and facts.image_size is not None:
         r.settle("data.image_size", Choice(facts.image_size, f"the size of {name}"))
     if start is not None:
-        shape = {**family_of(start.architecture["name"])[1], **start.architecture}
+        shape = start.shape
         size = start.image_size
         choice = Choice(size, "the size the start was trained at")
         if "patch_size" in shape:
@@ -317,7 +317,7 @@ def _settle_started_model(r: Resolution, start: Start, *, has_teacher: bool) -> 
 def _check_shape(r: Resolution, start: Start) -> None:
     """A model that the user named has the shape of its start."""
     ours = {**family_of(r.config.model.name)[1], **_chosen_shape(r.config)}
-    theirs = {**family_of(start.architecture["name"])[1], **start.architecture}
+    theirs = start.shape
     named = ("embed_dim", "depth", "num_heads", "patch_size")
     other = [n for n in named if n in theirs and n in ours and theirs[n] != ours[n]]
     if other:

@@ -12,7 +12,7 @@ import numpy as np
 from deitkit.data import ImageSet
 from deitkit.data.preprocess import Preprocessing
 from deitkit.evaluation.diagnostics import head_agreement, token_cosines
-from deitkit.evaluation.logits import collect_logits
+from deitkit.evaluation.logits import HeadLogits, collect_logits
 from deitkit.evaluation.metrics import summarise
 from deitkit.models import ImageModel
 from deitkit.runtime.world import World
@@ -25,6 +25,30 @@ class TeacherSaid(NamedTuple):
 
     indices: np.ndarray
     logits_NK: np.ndarray
+
+
+def ask_together(
+    model: ImageModel,
+    images: ImageSet,
+    spec: Preprocessing,
+    world: World,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> HeadLogits | None:
+    """What the heads say of all images, on every rank, each having asked about its share; None when
+    asked to stop."""
+    logits = collect_logits(
+        model,
+        images,
+        spec,
+        device=world.device,
+        rank=world.rank,
+        world_size=world.world_size,
+        stop=stop,
+        progress=progress,
+    )
+    return None if logits is None else logits.gathered(world.gather_rows)
 
 
 def score(
@@ -43,18 +67,9 @@ def score(
     agree_fused, agree_cls, agree_dist, and how alike the two tokens are, as token_cos_in and
     token_cos_out (Touvron et al. 2021, arXiv:2012.12877, section 5.2).
     """
-    logits = collect_logits(
-        model,
-        images,
-        spec,
-        device=world.device,
-        rank=world.rank,
-        world_size=world.world_size,
-        stop=stop,
-    )
+    logits = ask_together(model, images, spec, world, stop=stop)
     if logits is None:
         return None
-    logits = logits.gathered(world.gather_rows)
     metrics = summarise(logits.fused(fusion), images.labels[logits.indices], images.class_names)
     scores = {
         "top1": metrics.top1,

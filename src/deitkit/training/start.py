@@ -9,7 +9,7 @@ from typing import Any
 
 from deitkit.artifacts.bundle import bundle_digest, has_bundle, load_bundle
 from deitkit.errors import DeitkitError
-from deitkit.models import ImageModel, WeightReport, start_from
+from deitkit.models import ImageModel, WeightReport, family_of, start_from
 from deitkit.models.weight_source import WeightSource, describe_source
 
 Progress = Callable[[str, int, int | None], None]
@@ -48,6 +48,11 @@ class Start:
             dist_token_from_cls=dist_token_from_cls,
             source_image_size=self.image_size,
         )
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Its arguments with those that its name stands for."""
+        return {**family_of(self.architecture["name"])[1], **self.architecture}
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -40,7 +40,7 @@ def train_step(state: TrainState, batch: Batch, parts: TrainParts) -> StepDone:
     lr = parts.schedule.lr(state.step)
     verdict = parts.judge(grad_norm)
     verdict.step(state.optimizer, lr)
-    verdict.update(state.average, state.model, state.num_updates)
+    verdict.update(state)
     verdict.count(state)
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1

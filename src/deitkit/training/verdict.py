@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deitkit.models import ImageModel
-from deitkit.optim import WeightAverage, step_unless
+from deitkit.optim import step_unless
 from deitkit.training.state import TrainState
 
 
@@ -23,12 +22,7 @@ class Verdict(Protocol):
     def step(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
         """Move the weights; `lr` is that of groups whose "lr_scale" is 1."""
 
-    def update(
-        self,
-        average: WeightAverage[ImageModel] | None,
-        model: nn.Module,
-        num_updates: int | Tensor,
-    ) -> None:
+    def update(self, state: TrainState) -> None:
         """Move the average, if there is one, towards the moved weights."""
 
     def count(self, state: TrainState) -> None:
@@ -59,14 +53,9 @@ class HostVerdict:
             _set_rates(optimizer, lr)
             optimizer.step()
 
-    def update(
-        self,
-        average: WeightAverage[ImageModel] | None,
-        model: nn.Module,
-        num_updates: int | Tensor,
-    ) -> None:
-        if average is not None and not self.skipped:
-            average.update(model, num_updates=int(num_updates))
+    def update(self, state: TrainState) -> None:
+        if state.average is not None and not self.skipped:
+            state.average.update(state.model, num_updates=int(state.num_updates))
 
     def count(self, state: TrainState) -> None:
         state.num_updates += 0 if self.skipped else 1
@@ -87,14 +76,10 @@ class DeviceVerdict:
         _set_rates(optimizer, lr)
         step_unless(self.skipped, optimizer)
 
-    def update(
-        self,
-        average: WeightAverage[ImageModel] | None,
-        model: nn.Module,
-        num_updates: int | Tensor,
-    ) -> None:
-        if average is not None:
-            average.update_unless(self.skipped, model, num_updates=self._here(num_updates))
+    def update(self, state: TrainState) -> None:
+        if state.average is not None:
+            num_updates = self._here(state.num_updates)
+            state.average.update_unless(self.skipped, state.model, num_updates=num_updates)
 
     def count(self, state: TrainState) -> None:
         state.num_updates = self._here(state.num_updates) + ~self.skipped

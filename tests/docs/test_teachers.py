@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deitkit.api.teaching import AUTO_EPOCHS_SHARE, AUTO_SHARE
+from deitkit.api.teaching import AUTO_EPOCHS_SHARE, AUTO_SHARE, STEM_SHARE
 from deitkit.cli.main import verb_function
 from deitkit.config import build_config
 from deitkit.teachers.cache_records import RecordFormat
@@ -82,7 +82,8 @@ def test_what_is_chosen_is_what_is_said():
     assert f"about {100 * TEACHER_SHARE:.0f} % of the student's time" in words
     assert MIN_VIEW_SHARE == CHEAP_TEACHER == 0.1 and MIN_VIEW_EPOCHS == 10
     assert "at least a tenth of the epochs and ten" in words
-    assert f"`auto` takes {100 * AUTO_SHARE:.0f} % of the time" in words
+    shares = f"{100 * STEM_SHARE:.0f} % of the time for a small CNN and {100 * AUTO_SHARE:.0f} %"
+    assert f"`auto` takes {shares} for a RegNetY" in words
     assert AUTO_EPOCHS_SHARE == 1 / 4 and "a quarter of the epochs" in words
 
 

@@ -57,6 +57,16 @@ def test_rollout_of_one_block_by_hand():
     np.testing.assert_allclose(only.grid_RC, [[0, 0.5], [0.5, 1]], atol=1e-5)
 
 
+def test_rollout_of_a_head_that_reads_the_mean_too():
+    """Without attention to others a patch has flowed into the mean as much as any: to its token
+    (A + 1) / 2 gives half of (0.1, 0.2, 0.2, 0.3), and the mean of the patches half of these and
+    an eighth for being one of four."""
+    model = looks_at((0.2, 0.1, 0.2, 0.2, 0.3))
+    model.pool = "mean"
+    ((only,),) = rollout(model, IMAGE)
+    np.testing.assert_allclose(only.grid_RC, [[0, 0.5], [0.5, 1]], atol=1e-5)
+
+
 def test_rollout_of_two_blocks_by_hand():
     """Where all tokens look alike, (B + 1)(A + 1) / 4 has (2 a + b) / 4 in the class token's row:
     a = (0.1, 0.2, 0.2, 0.3), b = (0.4, 0.2, 0.1, 0.1) give (0.6, 0.6, 0.5, 0.7) / 4."""
@@ -87,6 +97,12 @@ KINDS = {
         "qkv_bias": False,
     },
     "convolutions": {"name": "deit_nano_patch4_16", "stem": "conv", "mlp_conv": True},
+    "residual, heads read the mean": {
+        "name": "deit_nano_distilled_patch4_16",
+        "stem": "residual",
+        "mlp_conv": True,
+        "pool": "mean",
+    },
     "DeiT III, oblong": {
         "name": "deit_nano_patch4_16",
         "pos_embed_cls": False,
@@ -121,11 +137,10 @@ def test_the_walk_is_the_models_own_forward(kind):
     with torch.no_grad():
         tokens_BND, weights_LBANN = _walk(model, images_BCHW)
         output = model(images_BCHW)
-        torch.testing.assert_close(
-            model.head(tokens_BND[:, 0]), output.cls_logits, atol=1e-5, rtol=0
-        )
+        read_BSD = model.head_inputs(tokens_BND)
+        torch.testing.assert_close(model.head(read_BSD[:, 0]), output.cls_logits, atol=1e-5, rtol=0)
         if model.head_dist is not None:
-            dist = model.head_dist(tokens_BND[:, 1])
+            dist = model.head_dist(read_BSD[:, 1])
             torch.testing.assert_close(dist, output.dist_logits, atol=1e-5, rtol=0)
     assert len(weights_LBANN) == 3
     for weights_BANN in weights_LBANN:
@@ -160,6 +175,9 @@ def other_relevance(
             step += np.where(head > 0, head, 0) / len(product)
         total = total + step @ total
     patches = total[place, model.num_special_tokens :]
+    if model.pool == "mean":
+        for row in total[model.num_special_tokens :]:
+            patches = patches + row[model.num_special_tokens :] / (num_tokens - 2)
     return (patches / patches.max()).reshape(model.grid_size)
 
 

@@ -8,7 +8,7 @@ import torch
 from deitkit.errors import ConfigError
 from deitkit.models import create_model
 from deitkit.models.blocks import Mlp
-from deitkit.models.patch_embed import ConvStem
+from deitkit.models.patch_embed import ConvStem, ResidualStem
 
 
 def num_params(module: torch.nn.Module) -> int:
@@ -76,3 +76,55 @@ def test_patches_that_are_no_power_of_two_are_refused_by_the_stem():
         create_model("deit_nano_patch7_28", stem="conv")
     with pytest.raises(ConfigError, match="stem"):
         create_model("deit_nano_patch4_32", stem="dense")
+
+
+@pytest.mark.parametrize(
+    ("patch", "stride", "widths"),
+    [(2, 1, (8, 16)), (4, 2, (8, 16)), (8, 4, (8, 16)), (16, 4, (8, 16, 32))],
+)
+def test_parameters_of_the_residual_stem_by_hand(patch, stride, widths):
+    """The input's convolution, then two 3x3 a block and a 1x1 where the width changes; 2 a norm."""
+    stem = ResidualStem(in_channels=3, embed_dim=64, patch_size=patch, width=8)
+    expected = 3 * (2 * stride + 1) ** 2 * 8 + 2 * 8 + widths[-1] * 64 + 64
+    before = 8
+    for width in widths:
+        shortcut = before * width + 2 * width if width != before else 0
+        expected += 9 * before * width + 9 * width * width + 4 * width + shortcut
+        before = width
+    assert num_params(stem) == expected
+    assert stem(torch.rand(2, 3, 32, 48)).shape == (2, 32 * 48 // patch**2, 64)
+
+
+def test_the_residual_stem_computes_the_first_stages_of_a_small_cnn():
+    torch.manual_seed(0)
+    network = create_model("small_cnn", num_classes=5, image_size=32).eval()
+    stem = ResidualStem(in_channels=3, embed_dim=32, patch_size=4, width=16).eval()
+    stem.stem.load_state_dict(network.stem.state_dict())
+    stem.blocks.load_state_dict(network.blocks[:2].state_dict())
+    torch.nn.init.dirac_(stem.proj.weight)
+    torch.nn.init.zeros_(stem.proj.bias)
+    images = torch.rand(2, 3, 32, 32)
+    third_map = network.blocks[:2](torch.relu(network.stem(images)))
+    torch.testing.assert_close(stem(images), third_map.flatten(2).mT)
+
+
+def test_with_pool_mean_a_head_reads_its_token_and_the_mean_of_the_patches():
+    torch.manual_seed(0)
+    plain = create_model("deit_nano_distilled_patch4_16", num_classes=3).eval()
+    pooled = create_model("deit_nano_distilled_patch4_16", num_classes=3, pool="mean").eval()
+    pooled.load_state_dict(plain.state_dict())
+    images = torch.rand(2, 3, 16, 16)
+    tokens = plain.forward_features(images)
+    patches = tokens[:, 2:].sum(dim=1) / 16
+    out = pooled(images)
+    torch.testing.assert_close(out.cls_logits, plain.head(tokens[:, 0] + patches))
+    torch.testing.assert_close(out.dist_logits, plain.head_dist(tokens[:, 1] + patches))
+    both = (out.cls_logits + out.dist_logits) / 2
+    shared = pooled.embed(images)
+    pooled.head_dist.load_state_dict(pooled.head.state_dict())
+    again = pooled(images)
+    mean = (again.cls_logits + again.dist_logits) / 2
+    torch.testing.assert_close(pooled.head(shared), mean)
+    assert not torch.allclose(both, mean)
+    with pytest.raises(ConfigError, match="pool"):
+        create_model("deit_nano_patch4_16", pool="max")

@@ -150,17 +150,35 @@ def test_steps_fill_the_time_and_no_more(
     assert needed <= seconds * (1 + 1e-9) or steps.value == 1
     if 1 < steps.value < limit:
         # Another step and the most evaluations there may be would no longer fit.
-        most_evaluations = max(2, 20, seconds * 0.1 / evaluation_s)
+        most_evaluations = max(2, 20, seconds * 0.05 / evaluation_s)
         assert (steps.value + 1) * step_s + most_evaluations * evaluation_s > seconds
 
 
 def test_steps_by_hand():
-    """100 s, 0.1 s a step, 1 s an evaluation: ten evaluations take 10 s, 900 steps the rest."""
+    """100 s, 0.1 s a step, 1 s an evaluation: five evaluations take 5 s, 950 steps the rest."""
     found = {"step_s": 0.1, "evaluation_s": 1.0, "steps_per_epoch": 10}
     steps, interval = choices.choose_steps(seconds=100.0, max_epochs=300, **found)
-    assert (steps.value, interval.value) == (900, 90)
+    assert (steps.value, interval.value) == (950, 190)
     steps, _ = choices.choose_steps(seconds=100.0, max_epochs=30, **found)
     assert steps.value == 300 and "30 epochs" in steps.reason
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "mixes", "repeats", "parts"),
+    [(300, True, 1, 10), (10, True, 1, 10), (9, True, 1, 0), (29, True, 3, 0), (300, False, 1, 0)],
+)
+def test_a_run_that_mixes_ends_on_plain_pictures(num_epochs, mixes, repeats, parts):
+    choice = choices.choose_strengths(num_epochs, mixes=mixes, repeats=repeats)
+    assert choice.value == ((1.0,) * (parts - 1) + (0.0,) if parts else ())
+    assert choice.reason
+
+
+@pytest.mark.parametrize(
+    ("fine_tunes", "is_residual", "name"),
+    [(False, True, "muon"), (True, True, "adamw"), (False, False, "adamw")],
+)
+def test_muon_is_for_residual_stems_from_scratch(fine_tunes, is_residual, name):
+    assert choices.choose_optimizer(fine_tunes=fine_tunes, is_residual=is_residual).value == name
 
 
 @given(**{name: TIMES[name] for name in ("step_s", "evaluation_s", "steps_per_epoch")})

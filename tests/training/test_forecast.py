@@ -45,12 +45,12 @@ def test_later_seconds_by_hand(monkeypatch):
 
 @pytest.mark.parametrize(
     ("evaluation_s", "expected_s"),
-    [(8.0, 5 + 2 * 22.0), (0.5, 5 + 2 * 7.0), (0.1, 5 + 2 * 6 / 0.9), (0.001, 5 + 2 * 6.02)],
-    ids=["the fewest", "the fewest too", "a tenth", "the most"],
+    [(8.0, 5 + 2 * 22.0), (0.5, 5 + 2 * 7.0), (0.1, 5 + 2 * 6 / 0.95), (0.001, 5 + 2 * 6.02)],
+    ids=["the fewest", "the fewest too", "a twentieth", "the most"],
 )
 def test_needed_budget_by_hand(evaluation_s, expected_s):
     """5 s pass before the first step; an epoch is 8 steps of 0.75 s, so 6 s; two evaluations at
-    least, twenty at most, else a tenth of the time; all of it may be half of what is left."""
+    least, twenty at most, else a twentieth of the time; all of it may be half of what is left."""
     costs = replace(COSTS, evaluation_s=evaluation_s)
     got = needed(before_s=5.0, steps_per_epoch=8, costs=costs, share=0.5)
     assert got == pytest.approx(expected_s)

@@ -160,3 +160,20 @@ def test_of_epochs_and_budget_the_first_to_end_counts():
             resolution, step_s=step_s, evaluation_s=0.0, steps_per_epoch=10, seconds_left=100.0
         )
         assert resolution.get("schedule.steps") == steps
+
+
+@pytest.mark.parametrize(
+    ("asked", "strengths"),
+    [
+        ({}, (1.0,) * 9 + (0.0,)),
+        ({"views.cutmix": 0.5}, (1.0,) * 9 + (0.0,)),
+        ({"views.mixup": 0.8, "views.cutmix": 1.0}, ()),
+        ({"views.mixup": 0.0, "views.cutmix": 0.0}, ()),
+        ({"strengths": (0.5, 1.0)}, (0.5, 1.0)),
+    ],
+    ids=str,
+)
+def test_mixing_that_was_chosen_ends_before_the_run_does(asked, strengths):
+    """Of 300 epochs, in which Mixup and CutMix are chosen; what a user set is not cut short."""
+    r = resolve({"epochs": 300, **asked})
+    assert r.get("schedule.strengths") == strengths

@@ -16,12 +16,19 @@ from deitkit.training import timing
 @pytest.mark.parametrize(
     ("first_s", "step_s", "limit_s", "num_steps"),
     [
-        (9.0, 0.5, 99.0, 2 + 8),
-        (0.1, 0.1, 99.0, 2 + 21),
+        (9.0, 0.5, 30.0, 2 + 8),
+        (0.1, 0.1, 20.0, 2 + 21),
+        (0.1, 0.5, 99.0, 2 + 20),
         (0.1, 0.01, 99.0, 2 + 24),
         (7.0, 7.0, 3, 4),
     ],
-    ids=["eight are enough", "until two seconds are over", "no more than 24", "slow"],
+    ids=[
+        "eight are enough",
+        "until two seconds are over",
+        "a tenth of the limit",
+        "no more than 24",
+        "slow",
+    ],
 )
 def test_steps_are_timed_after_two_until_enough(
     monkeypatch, most_timed_steps, first_s, step_s, limit_s, num_steps

@@ -23,6 +23,7 @@ NUM_ROUNDS = 2
 """In turn, so that what else the machine does meets both."""
 GIVEN = "the processes of this command; ranks=N, ranks=auto or torchrun use more"
 BY_DEVICE = "one for each CUDA device"
+BY_STUDENT = "those of its student"
 
 
 class RankNotNeeded(Exception):  # noqa: N818 - nothing went wrong
@@ -45,12 +46,14 @@ def arrange_ranks(
     resolve: Callable[[int], Resolution],
     build: Callable[[Resolution, World], Assembly],
     *,
+    keeps_all: bool,
     limit_s: float,
     told: Callable[[int, int], None],
 ) -> Arranged:
     """Time a few steps on the ranks there are, and, where the launcher left it open, on one.
 
-    `resolve` chooses what depends on the number of ranks. Timing takes at most `limit_s`.
+    `resolve` chooses what depends on the number of ranks. With `keeps_all` none leaves. Timing
+    takes at most `limit_s`.
 
     Raises RankNotNeeded on the ranks that leave.
     """
@@ -58,8 +61,9 @@ def arrange_ranks(
     from deitkit.training.timing import measure
 
     together = resolve(world.world_size)
-    if world.device.type != "cpu" or not may_go_alone():
-        together.settle_ranks(world.world_size, BY_DEVICE if may_go_alone() else GIVEN)
+    if world.device.type != "cpu" or not may_go_alone() or keeps_all:
+        why = BY_STUDENT if keeps_all else BY_DEVICE if may_go_alone() else GIVEN
+        together.settle_ranks(world.world_size, why)
         probe = build(together, world)
         return Arranged(world, together, probe, *measure(probe, limit_s=limit_s, progress=told))
 

@@ -212,6 +212,7 @@ def _timed(
         everyone,
         resolve,
         build,
+        keeps_all=request.keeps_ranks,
         limit_s=MEASURE_SHARE * budget_s(request.config),
         told=lambda done, total: progress("timing a few steps", done, total),
     )

@@ -38,7 +38,7 @@ _OF_THE_COMMAND = {
     "distill.teacher": "teacher=",
 }
 
-_DEIT_NAME = re.compile(r"(deit_[a-z]+?(?:_conv)?)(?:_distilled)?(_patch\d+_\d+)")
+_DEIT_NAME = re.compile(r"(deit_[a-z]+?(?:_conv|_res)?)(?:_distilled)?(_patch\d+_\d+)")
 
 
 def own_settings(settings: Mapping[str, Any]) -> Settings:

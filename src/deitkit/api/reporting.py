@@ -274,7 +274,7 @@ def _summary(folder: Path, data: Any, teacher: Any) -> list[tuple[str, str]]:
     rows = [
         ("model", config.model.name),
         ("image size", _sizes_said(shown, config.schedule.sizes)),
-        *_strengths_said(config.schedule.strengths),
+        *_strengths_said(() if config.schedule.strengths == AUTO else config.schedule.strengths),
         ("start", "from scratch" if config.model.init == "scratch" else str(config.model.init)),
     ]
     if data is not None:

@@ -82,6 +82,8 @@ class Request:
     """A `ReadyTeacher`, where a race has prepared the teacher for all its runs."""
     recipe: str | None = None
     """Name or file that settings came from."""
+    keeps_ranks: bool = False
+    """Whether all ranks are needed after it, however fast one alone would be."""
     resumes: bool = False
     changed: bool = False
     """Whether it goes on under other settings than are written down in its folder."""

@@ -101,6 +101,9 @@ class ModelConfig:
     where one can be had. Short: init."""
     init_dist_token: Literal["new", "cls"] = "new"
     """What a distillation token that the start lacks begins as: new, or the class token's copy."""
+    init_stem: Literal["fitting", "new", "teacher"] = "fitting"
+    """What a residual stem begins as: new, or the first stages of a teacher that is a small_cnn of
+    its width and stride. fitting: the teacher's where they fit."""
     patch_size: int | None = None
     """Pixels a side of one patch."""
     embed_dim: int | None = None
@@ -127,10 +130,15 @@ class ModelConfig:
     """Start value of LayerScale; none leaves it out. DeiT III: 1e-4."""
     pos_embed_cls: bool | None = None
     """Whether class and distillation token have a position too; DeiT III: false."""
-    stem: Literal["linear", "conv"] | None = None
-    """How patches become tokens: one projection, or overlapping convolutions."""
+    stem: Literal["linear", "conv", "residual"] | None = None
+    """How patches become tokens: one projection, overlapping convolutions, or the first stages of a
+    small_cnn."""
+    stem_width: int | None = None
+    """Channels of the residual stem's first stage."""
     mlp_conv: bool | None = None
     """Whether a depthwise convolution in each block lets patches hear their neighbours."""
+    pool: Literal["token", "mean"] | None = None
+    """What a head reads: its token (the paper), or its token plus the mean of all patches."""
     weight_init: Literal["trunc_normal", "kaiming", "constant"] | None = None
     """How weights of a new model are drawn."""
     grad_checkpointing: bool = False
@@ -188,6 +196,9 @@ class DistillConfig:
     """A run or bundle folder, timm:NAME, timm:NAME@weights.safetensors, hf:owner/name, hf:folder, a
     file .onnx, or auto, which trains one first. Without a teacher the student learns from labels.
     Short: teacher."""
+    teacher_share: float | None = None
+    """Of the budget, what teacher=auto may take to train its teacher, above 0 to 0.9. None: 0.3 for
+    a small_cnn, whose first stages the student may begin with, else 0.15."""
     kind: Literal["auto", "soft", "standardised", "hard", "none"] = AUTO
     """soft: the teacher's probabilities; standardised: the same of z-scored logits; hard: its
     first choice (the paper); none. auto: standardised, and soft for two classes."""
@@ -219,9 +230,9 @@ class DistillConfig:
 class OptimConfig:
     """The optimizer and its batch."""
 
-    name: Literal["adamw", "sgd", "muon"] = "adamw"
+    name: Literal["auto", "adamw", "sgd", "muon"] = AUTO
     """adamw (the paper), sgd with Nesterov's momentum, or muon: orthogonal steps for the matrices
-    of the blocks, AdamW for the rest."""
+    of the blocks, AdamW for the rest. auto: muon from scratch with a residual stem, else adamw."""
     batch_size: int | Auto = AUTO
     """Images in one optimisation step, over all ranks. Short: batch_size."""
     device_batch_size: int | Auto = AUTO
@@ -268,10 +279,11 @@ class ScheduleConfig:
     sizes: tuple[int, ...] = ()
     """Sides of the training images in equal parts of the run, the last data.image_size: growing,
     as 128,160,224, they cost about half the time. Empty: always data.image_size. Short: sizes."""
-    strengths: tuple[float, ...] = ()
+    strengths: tuple[float, ...] | Auto = AUTO
     """How strongly pictures are changed in equal parts of the run, as shares of the full strength:
     0.5,0.75,1 beside three sizes. They act on RandAugment's magnitude (with inc1), the colour
-    jitter, and the chances of erasing and mixing. Empty: always full. Short: strengths."""
+    jitter, and the chances of erasing and mixing. auto: full, but none for the last tenth where
+    auto chose to mix. Short: strengths."""
     strategy: Literal["one", "auto"] = "one"
     """one trains what the other settings say; auto tries within the budget what could win (a linear
     classifier on frozen features, fine-tuning, with the teacher and without, from scratch), drops

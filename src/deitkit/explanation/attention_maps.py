@@ -27,7 +27,7 @@ class HeadMap:
     """What one head looked at in one picture."""
 
     head: str
-    """class or distillation: the token, and the head that reads it."""
+    """class or distillation: the head, and the token of its own that it reads."""
     method: str
     """rollout or relevance."""
     class_index: int | None
@@ -92,7 +92,7 @@ def relevance(
         for place, head in enumerate(heads_of(deit)):
             layer = deit.head if head == CLASS else deit.head_dist
             assert layer is not None
-            logits_BK = layer(tokens_BND[:, place])
+            logits_BK = layer(deit.head_inputs(tokens_BND)[:, place])
             # An image's logit hangs on its own attention alone, so the sum separates.
             gradients = torch.autograd.grad(
                 logits_BK[rows, classes_B].sum(), weights_LBANN, retain_graph=True
@@ -146,13 +146,17 @@ def _maps(
     *,
     only: int | None = None,
 ) -> list[list[HeadMap]]:
-    """The special tokens' rows of a matrix between tokens, as grids."""
+    """What each head reads of a matrix between tokens, as grids: its token's row, and where it
+    reads the mean of the patches as well, theirs."""
     found = []
     places = range(len(heads_of(deit))) if only is None else (only,)
     for image, flow_NN in enumerate(flow_BNN.detach().float().cpu().numpy()):
         maps = []
         for place in places:
             patches_P = flow_NN[place, deit.num_special_tokens :]
+            if deit.pool == "mean":
+                own_PP = flow_NN[deit.num_special_tokens :, deit.num_special_tokens :]
+                patches_P = patches_P + own_PP.mean(axis=0)
             least = ROUNDING * patches_P.max()
             if method == "rollout":
                 # What every patch gives alike says nothing of where it looked.

@@ -26,7 +26,7 @@ PROCESSOR_FILE = "preprocessor_config.json"
 CARD_FILE = "README.md"
 PLACEHOLDER = "path/to/this/folder"
 """Stands in a card for wherever the folder is."""
-WITHOUT_CONVOLUTIONS = "train it with model.stem=linear model.mlp_conv=false"
+WITHOUT_OWN_PARTS = "train it with model.stem=linear model.mlp_conv=false model.pool=token"
 ONNX_FILE = "model.onnx"
 INT8_FILE = "model.int8.onnx"
 WEB_FILES = (
@@ -81,9 +81,14 @@ def with_token_rows(pos_embed_1PD: Tensor, *, num_special_tokens: int) -> Tensor
     return torch.cat([rows_1SD, pos_embed_1PD], dim=1)
 
 
-def convolutions(model: DeiT) -> list[str]:
-    """The convolutions among its parts, which no other library's DeiT has."""
-    parts = {"stem=conv": model.config["stem"] == "conv", "mlp_conv=true": model.config["mlp_conv"]}
+def own_parts(model: DeiT) -> list[str]:
+    """The parts that no other library's DeiT has."""
+    stem, pool = model.config["stem"], model.config["pool"]
+    parts = {
+        f"stem={stem}": stem != "linear",
+        "mlp_conv=true": model.config["mlp_conv"],
+        f"pool={pool}": pool != "token",
+    }
     return [part for part, is_there in parts.items() if is_there]
 
 

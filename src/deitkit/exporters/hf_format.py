@@ -20,12 +20,12 @@ from deitkit.exporters.exported import (
     PLACEHOLDER,
     PROCESSOR_FILE,
     WEIGHTS_FILE,
-    WITHOUT_CONVOLUTIONS,
+    WITHOUT_OWN_PARTS,
     Exported,
     answer_notes,
-    convolutions,
     no_such_network,
     outline,
+    own_parts,
     weights_bytes,
     with_token_rows,
     write_export,
@@ -135,8 +135,8 @@ def _checked(model: ImageModel) -> DeiT:
     if not isinstance(model, DeiT):
         do = "use to=timm" if isinstance(model, RegNet) else "export a deit_* model"
         raise no_such_network(model, "Transformers", ["it is no transformer"], do)
-    if reasons := convolutions(model):
-        raise no_such_network(model, "Transformers", reasons, WITHOUT_CONVOLUTIONS)
+    if reasons := own_parts(model):
+        raise no_such_network(model, "Transformers", reasons, WITHOUT_OWN_PARTS)
     return model
 
 

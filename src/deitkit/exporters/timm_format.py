@@ -17,12 +17,12 @@ from deitkit.exporters.exported import (
     CONFIG_FILE,
     PLACEHOLDER,
     WEIGHTS_FILE,
-    WITHOUT_CONVOLUTIONS,
+    WITHOUT_OWN_PARTS,
     Exported,
     answer_notes,
-    convolutions,
     no_such_network,
     outline,
+    own_parts,
     weights_bytes,
     with_token_rows,
     write_export,
@@ -82,8 +82,8 @@ def _check(model: ImageModel) -> None:
     reasons: list[str] = []
     do = "export a deit_* or regnety_* model"
     if isinstance(model, DeiT):
-        reasons = convolutions(model)
-        do = WITHOUT_CONVOLUTIONS
+        reasons = own_parts(model)
+        do = WITHOUT_OWN_PARTS
         if config["norm_eps"] != NORM_EPS:
             do = do if reasons else "use to=hf, whose config holds it"
             reasons.append(f"norm_eps is {config['norm_eps']:g} and not {NORM_EPS:g}")

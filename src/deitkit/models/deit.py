@@ -17,10 +17,11 @@ from deitkit.models.base import ImageModel
 from deitkit.models.blocks import Block, compile_branches
 from deitkit.models.initialise import TOKEN_INITS, WEIGHT_INITS, init_transformer, trunc_normal
 from deitkit.models.noise import ModelNoise, drop
-from deitkit.models.patch_embed import STEMS, ConvStem, PatchEmbed
+from deitkit.models.patch_embed import STEMS, build_patch_embed
 from deitkit.models.pos_embed import resize_pos_embed
 
 DROP_PATH_SCHEDULES = ("linear", "constant")
+POOLS = ("token", "mean")
 
 
 def drop_path_rates(drop_path: float, depth: int, schedule: str) -> list[float]:
@@ -38,10 +39,13 @@ class DeiT(ImageModel):
 
     `drop_path` is the last block's rate, reached from 0 ("linear") or used in all ("constant").
     `layer_scale` is the start of a factor a channel, None leaves it out. Without `pos_embed_cls`
-    only patches have positions (DeiT III, arXiv:2204.07118). `stem` "conv" makes patch tokens with
-    overlapping convolutions and `mlp_conv` lets them hear their neighbours in each block: both help
-    on small data, and neither is in the paper. `proj_drop` acts after the attention
+    only patches have positions (DeiT III, arXiv:2204.07118). `proj_drop` acts after the attention
     projection and both layers of the perceptron, `pos_drop` on the tokens entering block 0.
+
+    For small data, and not in the paper: `stem` "conv" makes patch tokens with overlapping
+    convolutions, "residual" with the first stages of a small_cnn of `stem_width`; `mlp_conv` lets
+    patches hear their neighbours in each block; with `pool` "mean" a head reads its token plus the
+    mean of all patches.
 
     Raises:
         ConfigError: MODEL_OPTION, for an argument that cannot be, before any allocation.
@@ -71,7 +75,9 @@ class DeiT(ImageModel):
         weight_init: str = "trunc_normal",
         class_token_init: str = "trunc_normal",
         stem: str = "linear",
+        stem_width: int = 32,
         mlp_conv: bool = False,
+        pool: str = "token",
     ) -> None:
         super().__init__()
         self.image_size = checks.resolve_image_size(image_size)
@@ -90,7 +96,9 @@ class DeiT(ImageModel):
         if layer_scale is not None:
             checks.check_numbers(above=0, upper=10, layer_scale=layer_scale)
         checks.check_choice("stem", stem, STEMS)
-        if stem == "conv" and patch_size & (patch_size - 1):
+        checks.check_choice("pool", pool, POOLS)
+        checks.check_counts(upper=checks.MAX_WIDTH // 16, stem_width=stem_width)
+        if stem != "linear" and patch_size & (patch_size - 1):
             raise ConfigError(
                 "MODEL_OPTION",
                 "stem",
@@ -102,11 +110,14 @@ class DeiT(ImageModel):
 
         self.num_classes, self.in_channels = num_classes, in_channels
         self.embed_dim, self.patch_size, self.pos_drop = embed_dim, patch_size, pos_drop
-        self.pos_embed_cls = pos_embed_cls
+        self.pos_embed_cls, self.pool = pos_embed_cls, pool
         self.grad_checkpointing = False
-        embed = ConvStem if stem == "conv" else PatchEmbed
-        self.patch_embed = embed(
-            in_channels=in_channels, embed_dim=embed_dim, patch_size=patch_size
+        self.patch_embed = build_patch_embed(
+            stem,
+            in_channels=in_channels,
+            embed_dim=embed_dim,
+            patch_size=patch_size,
+            stem_width=stem_width,
         )
         self._build_tokens(distilled, class_token_init)
         self.blocks = nn.ModuleList(
@@ -256,15 +267,22 @@ class DeiT(ImageModel):
             block, x_BND, noise, grid, use_reentrant=False, preserve_rng_state=noise is None
         )
 
+    def head_inputs(self, tokens_BND: Tensor) -> Tensor:
+        """[B, S, D]: what each head reads of the tokens after the norm, the class token's first."""
+        special_BSD = tokens_BND[:, : self.num_special_tokens]
+        if self.pool == "token":
+            return special_BSD
+        return special_BSD + tokens_BND[:, self.num_special_tokens :].mean(dim=1, keepdim=True)
+
     def embed(self, images_BCHW: Tensor) -> Tensor:
-        """[B, D]: the class token after the norm; with a distillation token, the mean of both.
+        """[B, D]: what the class head reads; with a distillation token, the mean of both heads'.
 
         The mean, because the default prediction is the mean of what the two heads say of them.
         """
-        return self.forward_features(images_BCHW)[:, : self.num_special_tokens].mean(dim=1)
+        return self.head_inputs(self.forward_features(images_BCHW)).mean(dim=1)
 
     def forward(self, images_BCHW: Tensor, noise: ModelNoise | None = None) -> StudentOutput:
-        x_BND = self.forward_features(images_BCHW, noise)
-        cls_logits_BK = self.head(x_BND[:, 0])
-        dist_logits_BK = None if self.head_dist is None else self.head_dist(x_BND[:, 1])
+        read_BSD = self.head_inputs(self.forward_features(images_BCHW, noise))
+        cls_logits_BK = self.head(read_BSD[:, 0])
+        dist_logits_BK = None if self.head_dist is None else self.head_dist(read_BSD[:, 1])
         return StudentOutput(cls_logits_BK, dist_logits_BK)

@@ -19,6 +19,7 @@ from deitkit.models.noise import ModelNoise
 SMALL_CNN: dict[str, dict[str, Any]] = {
     "small_cnn": {"width": 16},
     "small_cnn_wide": {"width": 32},
+    "small_cnn_wider": {"width": 128},
 }
 
 
@@ -29,6 +30,11 @@ def _norm_conv(in_width: int, out_width: int, kernel_size: int, stride: int = 1)
         nn.Conv2d(in_width, out_width, kernel_size, stride=stride, padding=padding, bias=False),
         nn.BatchNorm2d(out_width),
     )
+
+
+def input_conv(in_channels: int, width: int, stride: int) -> nn.Sequential:
+    """The first convolution, from pixels: its kernel of 2 stride + 1 skips none of them."""
+    return _norm_conv(in_channels, width, 2 * stride + 1, stride)
 
 
 class ResidualBlock(nn.Module):
@@ -76,7 +82,7 @@ class SmallCNN(ImageModel):
         self.num_classes, self.in_channels = num_classes, in_channels
         self.embed_dim = 4 * width
         stem_stride = min(4, max(1, min(self.image_size) // 14))
-        self.stem = _norm_conv(in_channels, width, 2 * stem_stride + 1, stem_stride)
+        self.stem = input_conv(in_channels, width, stem_stride)
         self.blocks = nn.Sequential(
             ResidualBlock(width, width, stride=1),
             ResidualBlock(width, 2 * width, stride=2),

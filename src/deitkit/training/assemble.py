@@ -32,9 +32,11 @@ from deitkit.runtime.compiler import compiler_fault
 from deitkit.runtime.device import precision_for
 from deitkit.runtime.world import World
 from deitkit.teachers import LiveTeacher, NoTeacher
+from deitkit.teachers.classifier import is_convolutional
 from deitkit.training.balance import log_priors
 from deitkit.training.loader import TrainSteps, check_shares
 from deitkit.training.order_choice import MEGABYTE
+from deitkit.training.own_stem import inherit_stem
 from deitkit.training.parts import TrainParts, mean_levels
 from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
 from deitkit.training.scoring import TeacherSaid, score
@@ -153,8 +155,8 @@ def assemble(
     read: a checkpoint will replace the weights.
 
     Raises:
-        ConfigError: the model's arguments do not fit, a batch is too small for the ranks, or it
-            cannot be compiled.
+        ConfigError: the model's arguments do not fit, a batch is too small for the ranks, it cannot
+            be compiled, or its stem cannot begin as the teacher's.
         DataError, ModelFileError: the start does not fit the data.
         ResourceError: the teacher's cache does not fit on the disk.
     """
@@ -170,9 +172,15 @@ def assemble(
             class_names=tuple(dataset.class_names),
             dist_token_from_cls=config.model.init_dist_token == "cls",
         )
+    spec = evaluation_preprocessing(config)
+    inherited = None
+    if starts and start is None and not isinstance(teacher, BlankTeacher):
+        classifier = None if teacher is None else teacher.classifier
+        inherited = inherit_stem(model, classifier, spec, asked=config.model.init_stem)
     if config.model.grad_checkpointing:
         _checkpoint_gradients(model, config.model.name)
     model = model.to(device)
+    _lay_out(model)
     if config.run.compile is True:
         _compile(model, config.model.name, device)
     asked = teacher or NoTeacher()
@@ -198,7 +206,7 @@ def assemble(
         world_size=world.world_size,
         repeats=config.views.repeats,
         num_view_epochs=num_view_epochs or None,
-        strengths=config.schedule.strengths if is_planned else config.schedule.strengths[-1:],
+        strengths=_strengths(config),
         total_steps=total_steps,
         op_fill=mean_levels(settled(config.data.mean)),
         on_device=device.type == "cuda",
@@ -231,7 +239,7 @@ def assemble(
         ),
     )
     teaching: Teaching = LiveTeaching(asked)
-    notes: list[str] = []
+    notes = [] if inherited is None else [inherited]
     distill = config.distill
     if isinstance(teacher, LiveTeacher) and distill.teacher_cache in ("memory", "disk"):
         teaching = open_stored_teaching(
@@ -284,7 +292,7 @@ def assemble(
     return Assembly(
         config=config,
         dataset=dataset,
-        spec=evaluation_preprocessing(config),
+        spec=spec,
         state=state,
         parts=parts,
         steps=steps,
@@ -293,6 +301,22 @@ def assemble(
         said=said,
         notes=tuple(notes),
     )
+
+
+def _lay_out(model: ImageModel) -> None:
+    """Stages of convolutions with the channels of a pixel side by side, in which torch's run up to
+    1.6 times as fast; what they compute differs in its last bits."""
+    stages = model.patch_embed if isinstance(model, DeiT) else model
+    if is_convolutional(stages):
+        stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _strengths(config: RunConfig) -> tuple[float, ...]:
+    """Of the views, part by part; before there is a plan those of the last part, or full."""
+    strengths = config.schedule.strengths
+    if strengths == AUTO:
+        return ()
+    return strengths if isinstance(config.schedule.steps, int) else strengths[-1:]
 
 
 def _checkpoint_gradients(model: ImageModel, name: str) -> None:

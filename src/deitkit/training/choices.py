@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from deitkit.models.deit_names import SIZES
 from deitkit.training.choice import Choice
 from deitkit.training.teacher_choices import steps_within
 
@@ -18,7 +19,7 @@ AUTO_REGNET_IMAGES = 5_000
 """Photographs from which on teacher=auto is a RegNetY."""
 MEMORY_SHARE = 0.5
 """Of the free memory, what the activations of one step may take."""
-EVALUATION_SHARE, MIN_EVALUATIONS, MAX_EVALUATIONS = 0.1, 2, 20
+EVALUATION_SHARE, MIN_EVALUATIONS, MAX_EVALUATIONS = 0.05, 2, 20
 """Of the time for training, what evaluations may take, and their number."""
 FLOATS_PER_TOKEN_AND_WIDTH = 20
 """That a transformer block keeps for its backward pass, over the width of a token."""
@@ -28,14 +29,16 @@ OPTIMIZER_HABITS = {
     "muon": (0.05, 0.95, 1.0),
 }
 """Weight decay, momentum (AdamW reads none), and the learning rate over AdamW's."""
+MANY_IMAGES = 20_000
+"""From which on a transformer on a CPU gets large batches: fewer images mean fewer steps."""
+PLAIN_PARTS = 10
+"""Of the equal parts of a run that mixes, the last one does not."""
 FINE_TUNING_BATCH_SIZE = 32
 FINE_TUNING_PEAK_LR = 5e-4
 FINE_TUNING_EPOCHS = 10
 FINE_TUNING_EPOCHS_TO_MIX = 12
 CPU_MACS_PER_SECOND_AND_CORE = 12e9
 """Multiply-adds a second of training small transformers; only the choice of a size reads it."""
-
-WIDTH_DEPTH = {"nano": (64, 4), "micro": (128, 6), "tiny": (192, 12), "small": (384, 12)}
 
 
 def choose_image_size(median_side: int, largest_side: int, *, device_type: str) -> Choice:
@@ -75,19 +78,19 @@ def choose_model(
     patch = choose_patch_size(side)
     num_tokens = (image_size[0] // patch) * (image_size[1] // patch) + 1 + has_teacher
     rate = CPU_MACS_PER_SECOND_AND_CORE * num_cores if device_type == "cpu" else 5e13
-    sizes = ("tiny", "micro", "nano") if device_type == "cpu" else ("small", "tiny")
+    sizes = ("tiny", "micro", "shallow") if device_type == "cpu" else ("small", "tiny")
+    parts = "_res" if device_type == "cpu" else "_conv"
     size = sizes[-1]
     for candidate in sizes:
-        width, depth = WIDTH_DEPTH[candidate]
-        macs = _transformer_macs(num_tokens, width, depth)
+        macs = _transformer_macs(num_tokens, **SIZES[candidate])
         if 3 * macs * num_images * 30 / rate <= budget_s:
             size = candidate
             break
-    name = f"deit_{size}_conv{'_distilled' if has_teacher else ''}_patch{patch}_{side}"
+    name = f"deit_{size}{parts}{'_distilled' if has_teacher else ''}_patch{patch}_{side}"
     token = " and a distillation token for the teacher" if has_teacher else ""
     return Choice(
         name,
-        f"width {WIDTH_DEPTH[size][0]} fits {num_images} images and {budget_s / 60:.0f} min; "
+        f"width {SIZES[size]['embed_dim']} fits {num_images} images and {budget_s / 60:.0f} min; "
         "convolutions in stem and blocks help small data "
         "(timm and transformers have no such network to export to); "
         f"patches of {patch} make {num_tokens} tokens{token}",
@@ -97,7 +100,8 @@ def choose_model(
 def choose_auto_teacher(side: int, *, num_images: int, device_type: str) -> Choice:
     """The convolutional network that teacher=auto trains, for images of `side` pixels."""
     if side <= SMALL_SIDE or device_type == "cpu" or num_images < AUTO_REGNET_IMAGES:
-        return Choice("small_cnn", "small images, few of them, or no accelerator")
+        width = "wide" if device_type == "cpu" else "wider"
+        return Choice(f"small_cnn_{width}", "small images, few of them, or no accelerator")
     return Choice("regnety_004", "photographs enough for a RegNetY")
 
 
@@ -137,14 +141,26 @@ def choose_start_size(
     )
 
 
-def _transformer_macs(num_tokens: int, width: int, depth: int) -> float:
+def _transformer_macs(
+    num_tokens: int, embed_dim: int, depth: int, mlp_ratio: float = 4.0, **_: object
+) -> float:
     """Multiply-adds of the blocks for one image, forward."""
-    return float(depth * (12 * width**2 * num_tokens + 2 * width * num_tokens**2))
+    in_layers = (4 + 2 * mlp_ratio) * embed_dim**2 * num_tokens
+    return float(depth * (in_layers + 2 * embed_dim * num_tokens**2))
 
 
-def choose_batch_size(num_images: int, *, device_type: str) -> Choice:
+def choose_optimizer(*, fine_tunes: bool, is_residual: bool) -> Choice:
+    """AdamW, and Muon where it was seen to learn more in the same time: docs/experiments.md."""
+    if is_residual and not fine_tunes:
+        return Choice("muon", "a shallow transformer from scratch learns more of it in minutes")
+    return Choice("adamw", "as in the paper")
+
+
+def choose_batch_size(num_images: int, *, device_type: str, is_transformer: bool = True) -> Choice:
     """At least 20 steps an epoch, a power of two."""
     most = 128 if device_type == "cpu" else 1024
+    if device_type == "cpu" and is_transformer and num_images < MANY_IMAGES:
+        most = 64
     size = 2 ** max(3, math.floor(math.log2(max(num_images / 20, 1))))
     return Choice(min(size, most), f"{num_images} images: about 20 steps an epoch or more")
 
@@ -240,6 +256,21 @@ def choose_mixing(num_epochs: float, *, has_teacher: bool) -> tuple[Choice, Choi
     return Choice(0.0, reason), Choice(0.0, reason)
 
 
+def choose_strengths(num_epochs: float, *, mixes: bool, repeats: int) -> Choice:
+    """Views of full strength, but plain pictures for the last tenth of a run that mixes.
+
+    Mixed pictures are not what the network will be asked about: it ends on those that are.
+    Hassani et al. 2021, arXiv:2104.05704, stop mixing before the end on CIFAR-10.
+    """
+    if not mixes:
+        return Choice((), "nothing is mixed, so all of the run is alike")
+    if num_epochs < PLAIN_PARTS * repeats:
+        return Choice((), f"{num_epochs:.0f} epochs have no tenth part of their own")
+    return Choice(
+        (1.0,) * (PLAIN_PARTS - 1) + (0.0,), "plain pictures, not mixed, for the last tenth"
+    )
+
+
 def fine_tuning_views(num_epochs: float) -> tuple[dict[str, Any], str]:
     """Settings of views for fine-tuning, and the reason for all: see docs/experiments.md."""
     views: dict[str, Any] = {"views.scale": (0.35, 1.0), "views.erasing": 0.0}
@@ -285,7 +316,7 @@ def choose_steps(
     teacher_step_s: float = 0.0,
     view_epochs: int | None = None,
 ) -> tuple[Choice, Choice]:
-    """Steps that fill `seconds`, and the interval of the evaluations, which take a tenth of it.
+    """Steps that fill `seconds`, and the interval of the evaluations, which take a twentieth.
 
     `teacher_step_s` are added to the steps of the first `view_epochs` epochs; 0 is all of them,
     and with None as many as `choose_view_epochs` will choose.

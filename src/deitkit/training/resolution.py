@@ -29,3 +29,12 @@ class Resolution:
 
     def get(self, name: str) -> Any:
         return flatten(self.config)[name]
+
+
+def chosen_shape(config: RunConfig) -> dict[str, Any]:
+    """What the settings say of the model besides its name."""
+    return {
+        name.partition(".")[2]: value
+        for name, value in flatten(config).items()
+        if name.startswith("model.") and value is not None
+    }

@@ -17,8 +17,9 @@ from deitkit.models import family_of, name_facts, named_like
 from deitkit.training import choices
 from deitkit.training.channel_statistics import channel_statistics
 from deitkit.training.choice import Choice
-from deitkit.training.resolution import Resolution
+from deitkit.training.resolution import Resolution, chosen_shape
 from deitkit.training.resolve_balance import settle_balance
+from deitkit.training.resolve_optim import settle_optimisation
 from deitkit.training.resolve_teacher import (
     asked_view_epochs,
     settle_distillation,
@@ -84,12 +85,14 @@ def resolve_from_data(
     _settle_statistics(r, dataset.train)
     r.settle("views.flip", choices.choose_flip(dataset.class_names))
 
-    if start is not None:
-        gentle = Choice(choices.FINE_TUNING_BATCH_SIZE, "fine-tuning")
-        r.settle("optim.batch_size", choices.for_ranks(gentle, num_ranks))
-        _settle_fine_tuning(r)
-    _settle_batch_size(r, len(dataset.train), device_type=device_type, num_ranks=num_ranks)
-    _settle_optimisation(r, free_bytes=free_bytes)
+    settle_optimisation(
+        r,
+        fine_tunes=start is not None,
+        num_images=len(dataset.train),
+        device_type=device_type,
+        num_ranks=num_ranks,
+        free_bytes=free_bytes,
+    )
     settle_balance(r, dataset)
     settle_distillation(r, has_teacher=has_teacher, num_classes=len(dataset.class_names))
     in_memory = dataset.train.pixels is not None
@@ -144,11 +147,12 @@ def resolve_from_clock(
     r.settle("schedule.checkpoint_interval", Choice(interval, "about a minute of work"))
 
     num_epochs = total / steps_per_epoch
+    has_teacher = config.distill.kind != "none"
+    _settle_mixing(r, num_epochs, has_teacher=has_teacher)
     settle_view_epochs(r, num_epochs, step_s=step_s, teacher_step_s=teacher_step_s)
     is_small = config.data.crop_ratio == 1.0 and max(as_pair(config.data.image_size)) <= (
         choices.SMALL_SIDE
     )
-    has_teacher = config.distill.kind != "none"
     if config.model.init != SCRATCH:
         crop = "padded" if is_small else "random_resized"
         r.settle("views.crop", Choice(crop, "fine-tuning: another part of a picture each time"))
@@ -157,13 +161,30 @@ def resolve_from_clock(
             r.settle(name, Choice(value, reason))
     r.settle("views.mix_prob", Choice(1.0, "each pair, where there is mixing"))
     r.settle("views.crop", choices.choose_crop(num_epochs, is_small=is_small))
-    mixup, cutmix = choices.choose_mixing(num_epochs, has_teacher=has_teacher)
-    r.settle("views.mixup", mixup)
-    r.settle("views.cutmix", cutmix)
     r.settle("views.scale", choices.choose_scale(num_epochs))
     operations, erasing = choices.choose_operations(num_epochs, is_small=is_small)
     r.settle("views.auto_augment", operations)
     r.settle("views.erasing", erasing)
+
+
+def _settle_mixing(r: Resolution, num_epochs: float, *, has_teacher: bool) -> None:
+    """Whether pictures are mixed, and until when; what the user set of it is not cut short."""
+    asked = AUTO in (r.config.views.mixup, r.config.views.cutmix)
+    if r.config.model.init != SCRATCH:
+        views, reason = choices.fine_tuning_views(num_epochs)
+        for name in ("views.mixup", "views.cutmix", "views.mix_prob"):
+            if name in views:
+                r.settle(name, Choice(views[name], reason))
+    mixup, cutmix = choices.choose_mixing(num_epochs, has_teacher=has_teacher)
+    r.settle("views.mixup", mixup)
+    r.settle("views.cutmix", cutmix)
+    views_asked = asked_view_epochs(r.config)
+    repeats = r.config.views.repeats
+    has_room = not views_asked or views_asked >= choices.PLAIN_PARTS * repeats
+    mixes = asked and bool(r.get("views.mixup") or r.get("views.cutmix")) and has_room
+    r.settle(
+        "schedule.strengths", choices.choose_strengths(num_epochs, mixes=mixes, repeats=repeats)
+    )
 
 
 def as_pair(size: object) -> tuple[int, int]:
@@ -189,8 +210,8 @@ def evaluation_preprocessing(config: RunConfig) -> Preprocessing:
 
 def model_arguments(config: RunConfig, *, num_classes: int) -> dict[str, Any]:
     """Keyword arguments of `create_model`; what the user left empty is the name's own."""
-    overrides = _chosen_shape(config)
-    for name in ("init", "init_dist_token", "grad_checkpointing"):
+    overrides = chosen_shape(config)
+    for name in ("init", "init_dist_token", "init_stem", "grad_checkpointing"):
         overrides.pop(name, None)
     return {
         **overrides,
@@ -268,27 +289,6 @@ def _settle_statistics(r: Resolution, images: ImageSet) -> None:
     r.settle("data.std", Choice(std, reason))
 
 
-def _bytes_per_image(r: Resolution) -> float | None:
-    """Activations that one image keeps until its backward pass; None for a CNN."""
-    shape = {**family_of(r.config.model.name)[1], **_chosen_shape(r.config)}
-    if "patch_size" not in shape:
-        return None
-    height, width = as_pair(r.get("data.image_size"))
-    num_tokens = (height // shape["patch_size"]) * (width // shape["patch_size"]) + 2
-    depth = 1 if r.config.model.grad_checkpointing else shape["depth"]
-    per_token = choices.FLOATS_PER_TOKEN_AND_WIDTH * shape["embed_dim"] * 4.0
-    return depth * num_tokens * per_token
-
-
-def _chosen_shape(config: RunConfig) -> dict[str, Any]:
-    """What the settings say of the model besides its name."""
-    return {
-        name.partition(".")[2]: value
-        for name, value in flatten(config).items()
-        if name.startswith("model.") and value is not None
-    }
-
-
 def _settle_started_model(r: Resolution, start: Start, *, has_teacher: bool) -> None:
     """The start's own shape, with a distillation token where there is a teacher."""
     shape = dict(start.architecture)
@@ -316,7 +316,7 @@ def _settle_started_model(r: Resolution, start: Start, *, has_teacher: bool) -> 
 
 def _check_shape(r: Resolution, start: Start) -> None:
     """A model that the user named has the shape of its start."""
-    ours = {**family_of(r.config.model.name)[1], **_chosen_shape(r.config)}
+    ours = {**family_of(r.config.model.name)[1], **chosen_shape(r.config)}
     theirs = start.shape
     named = ("embed_dim", "depth", "num_heads", "patch_size")
     other = [n for n in named if n in theirs and n in ours and theirs[n] != ours[n]]
@@ -337,37 +337,3 @@ def _settle_started_statistics(r: Resolution, start: Start) -> None:
     reason = "what the start was trained with" if known else "of ImageNet, as for public weights"
     r.settle("data.mean", Choice(start.mean if known else PUBLIC_MEAN, reason))
     r.settle("data.std", Choice(start.std if known else PUBLIC_STD, reason))
-
-
-def _settle_fine_tuning(r: Resolution) -> None:
-    """A short, gentle run: see the last entry of docs/experiments.md."""
-    batch_size = r.get("optim.batch_size")
-    r.settle("optim.lr", choices.choose_fine_tuning_lr(batch_size, optimizer=r.config.optim.name))
-    r.settle("optim.warmup", Choice(0.1, "fine-tuning: a tenth of the run"))
-    if name_facts(r.config.model.name).is_transformer:
-        r.settle("optim.layer_decay", Choice(0.75, "lower layers are kept closer to the start"))
-
-
-def _settle_batch_size(r: Resolution, num_images: int, *, device_type: str, num_ranks: int) -> None:
-    choice = choices.choose_batch_size(num_images, device_type=device_type)
-    r.settle("optim.batch_size", choices.for_ranks(choice, num_ranks))
-
-
-def _settle_optimisation(r: Resolution, *, free_bytes: int | None) -> None:
-    batch_size = r.get("optim.batch_size")
-    r.settle(
-        "optim.device_batch_size",
-        choices.choose_device_batch_size(
-            batch_size, bytes_per_image=_bytes_per_image(r), free_bytes=free_bytes
-        ),
-    )
-    facts = name_facts(r.config.model.name)
-    width = r.config.model.embed_dim or facts.embed_dim
-    r.settle("optim.lr", choices.choose_lr(width, batch_size, optimizer=r.config.optim.name))
-    peak = r.get("optim.lr") * batch_size / 512
-    r.settle("optim.min_lr", Choice(peak / 100, "a hundredth of the peak"))
-    r.settle("optim.warmup", Choice(0.05, "a twentieth of the run"))
-    r.settle("optim.layer_decay", Choice(1.0, "all layers learn alike"))
-    decay, momentum, _ = choices.OPTIMIZER_HABITS[r.config.optim.name]
-    r.settle("optim.weight_decay", Choice(decay, f"usual with {r.config.optim.name}"))
-    r.settle("optim.momentum", Choice(momentum, f"usual with {r.config.optim.name}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from deitkit.config import AUTO, RunConfig, with_values
+from deitkit.config import AUTO, RunConfig, settled, with_values
 from deitkit.errors import ConfigError
 from deitkit.teachers.cache_records import RecordFormat, cache_bytes
 from deitkit.training import teacher_choices as choices
@@ -59,7 +59,7 @@ def settle_view_epochs(
     Raises:
         ConfigError: VIEW_EPOCHS, STRENGTHS.
     """
-    repeats, strengths = r.config.views.repeats, r.config.schedule.strengths
+    repeats, strengths = r.config.views.repeats, settled(r.config.schedule.strengths)
     num = choices.choose_view_epochs(
         num_epochs, step_s=step_s, teacher_step_s=teacher_step_s, repeats=repeats
     )

@@ -62,8 +62,19 @@ class TrainState:
         optimizer_json = numbers.pop("optimizer")
         optimizer_state = unpack_optimizer(_under("optimizer.", tensors), optimizer_json)
         self.optimizer.load_state_dict(optimizer_state)
+        _lay_out_like_weights(self.optimizer)
         for name, value in numbers.items():
             setattr(self, name, value)
+
+
+def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give averages of gradients the order in memory of their weights, as they had when they were
+    made: fused optimizers walk both side by side, whatever the order of either."""
+    for weight, values in optimizer.state.items():
+        for name, value in values.items():
+            is_like = isinstance(value, Tensor) and value.shape == weight.shape
+            if is_like and value.stride() != weight.stride():
+                values[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

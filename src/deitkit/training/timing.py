@@ -22,8 +22,9 @@ from deitkit.training.workers import PREFETCHED_STEPS
 
 NUM_WARM_STEPS = 2
 MIN_TIMED_STEPS, MAX_TIMED_STEPS = 8, 24
-ENOUGH_S = 2.0
-"""Of timed steps: short steps are timed more often, so that a moment's noise counts less."""
+ENOUGH_S, ENOUGH_SHARE = 2.0, 0.1
+"""Of timed steps, at least, and of the limit: short steps are timed more often, and longer where
+there is time, so that a moment's noise counts less."""
 NUM_TIMED_IMAGES = 128
 MAX_SAVED_BYTES = 64 * 10**6
 """Of a checkpoint, what is written on trial; the rest is taken to cost as much a byte."""
@@ -65,6 +66,7 @@ def _measure_step(
     state, parts, world = assembly.state, assembly.parts, assembly.world
     num_warm = NUM_WARM_STEPS + PREFETCHED_STEPS * assembly.num_workers
     num_all = num_warm + MAX_TIMED_STEPS
+    enough_s = max(ENOUGH_S, ENOUGH_SHARE * limit_s)
     times = [time.monotonic()]
     with closing(assembly.batches(0, num_all)) as batches:
         for batch in batches:
@@ -73,7 +75,7 @@ def _measure_step(
             times.append(time.monotonic())
             progress(place * num_all + len(times) - 1, num_places * num_all)
             num_timed = len(times) - 1 - num_warm
-            is_enough = num_timed >= MIN_TIMED_STEPS and times[-1] - times[num_warm] > ENOUGH_S
+            is_enough = num_timed >= MIN_TIMED_STEPS and times[-1] - times[num_warm] > enough_s
             is_late = times[-1] - times[0] > limit_s and len(times) > NUM_WARM_STEPS + 2
             if world.any(is_enough or is_late):
                 break

@@ -1,0 +1,104 @@
+"""What the choices for small images on few cores bring, each left out or changed by itself.
+
+    python benchmarks/small_presets.py [cifar10] [--budget 480s] [--cores 0 1] [--arms ...]
+
+`deitkit train` for the same time on one core each, side by side on the cores that are given; judged
+by the validation images that each run holds out of the training images (5,000 of CIFAR-10), never
+by test images. The table is in docs/experiments.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+
+from results_table import hardware, percent_interval, today_and_commit
+
+ARMS = {
+    "shallow_res, as chosen": [],
+    "nano_conv with AdamW, the earlier choice": [
+        "model=deit_nano_conv_patch{patch}_{side}",
+        "batch_size=128",
+    ],
+    "AdamW": ["optim.name=adamw"],
+    "heads read their token alone": ["model.pool=token"],
+    "stem of 2 convolutions, group norm": ["model.stem=conv"],
+    "linear stem": ["model.stem=linear"],
+    "no convolution in the MLP": ["model.mlp_conv=false"],
+    "stem half as wide": ["model.stem_width=16"],
+    "MLP twice as wide": ["model.mlp_ratio=4"],
+    "4 blocks of width 64": ["model.depth=4", "model.embed_dim=64"],
+    "one block": ["model.depth=1"],
+    "width 192": ["model.embed_dim=192"],
+    "batch of 128": ["batch_size=128"],
+    "twice the learning rate": ["lr={twice}"],
+    "teacher first, its stem": ["teacher=auto"],
+    "teacher first, a new stem": ["teacher=auto", "model.init_stem=new"],
+    "teacher for 15 % of the time": ["teacher=auto", "distill.teacher_share=0.15"],
+}
+SHAPES = {"cifar10": (4, 32), "fashion_mnist": (4, 28), "imagenette": (8, 64)}
+TWICE = 0.0226
+"""Of the learning rate at batch 512 that width 128 and a batch of 64 get."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", choices=SHAPES, default="cifar10")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/small_presets"))
+    parser.add_argument("--budget", default="480s")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cores", nargs="*", type=int, default=[0, 1])
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
+    a = parser.parse_args()
+    free: Queue[int] = Queue()
+    for core in a.cores:
+        free.put(core)
+
+    def run(arm: str) -> None:
+        core = free.get()
+        try:
+            print(line_of(a, arm, core), flush=True)
+        finally:
+            free.put(core)
+
+    print(f"{a.name}, {a.budget} on one core each, {hardware()}, {today_and_commit()}\n")
+    print("| | validation accuracy | 95 % interval | epochs | parameters |\n|---|---|---|---|---|")
+    with ThreadPoolExecutor(len(a.cores)) as pool:
+        list(pool.map(run, a.arms))
+
+
+def line_of(a: argparse.Namespace, arm: str, core: int) -> str:
+    patch, side = SHAPES[a.name]
+    out = a.out / f"{a.name}-{a.budget}-{list(ARMS).index(arm)}-seed{a.seed}"
+    settings = [
+        *(f"data={a.data / a.name}", f"budget={a.budget}", f"seed={a.seed}", f"out={out}"),
+        *(one.format(patch=patch, side=side, twice=TWICE) for one in ARMS[arm]),
+        *(["channels=1"] if a.name == "fashion_mnist" else []),
+    ]
+    if not any(one.startswith(("teacher=", "model=")) for one in settings):
+        settings.append(f"model=deit_shallow_res_patch{patch}_{side}")
+    command = ["taskset", "-c", str(core), sys.executable, "-m", "deitkit", "train", *settings]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=one_thread, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        return f"| {arm} | failed: {ended.stderr.strip().splitlines()[-1:]} | | | |"
+    result = json.loads((out / "result.json").read_text())
+    num = result["num_val"]
+    interval = percent_interval(round(result["val_top1"] * num), num)
+    return (
+        f"| {arm} | {100 * result['val_top1']:.2f} % | {interval} | {result['epochs']:.2f} "
+        f"| {result['parameters']:,} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

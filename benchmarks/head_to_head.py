@@ -110,7 +110,7 @@ def deitkit_arm(row: Row, data: Path, run: Path) -> Ended:
     command = [sys.executable, "-m", "deitkit"]
     settings = [f"data={data}", f"budget={row.budget_s}s", "teacher=auto", "ranks=auto"]
     settings += [f"out={run}"]
-    settings += ["channels=1"] if row.channels == 1 else []
+    settings += ["data.channels=1"] if row.channels == 1 else []
     started = time.monotonic()
     subprocess.run([*command, "train", *settings], check=True)
     said = subprocess.run(

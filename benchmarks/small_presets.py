@@ -82,7 +82,7 @@ def line_of(a: argparse.Namespace, arm: str, core: int) -> str:
     settings = [
         *(f"data={a.data / a.name}", f"budget={a.budget}", f"seed={a.seed}", f"out={out}"),
         *(one.format(patch=patch, side=side, twice=TWICE) for one in ARMS[arm]),
-        *(["channels=1"] if a.name == "fashion_mnist" else []),
+        *(["data.channels=1"] if a.name == "fashion_mnist" else []),
     ]
     if not any(one.startswith(("teacher=", "model=")) for one in settings):
         settings.append(f"model=deit_shallow_res_patch{patch}_{side}")

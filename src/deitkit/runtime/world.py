@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ class World:
         device = device or self.device
         device_ids = [device] if device.type == "cuda" else None
         with self.exchange():
+            # Of depthwise kernels, whose one input channel may have any stride: nothing is copied.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
             return DistributedDataParallel(model, device_ids=device_ids)
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:

@@ -32,10 +32,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from finetune import declare_torchvision_ops
+from finetune import declare_torchvision_ops, fused_scores
 from results_table import hardware, percent_interval, today_and_commit, write_line
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from deitkit.config import parse_duration_s
 
 ARMS = ("deitkit", "timm", "torch")
 BATCH_SIZE = 128
@@ -80,8 +82,7 @@ def main() -> None:
     a = parser.parse_args()
     row = ROWS[a.name]
     if a.budget:
-        unit = {"s": 1, "m": 60, "h": 3600}[a.budget[-1]]
-        row = row._replace(budget_s=round(float(a.budget[:-1]) * unit))
+        row = row._replace(budget_s=round(parse_duration_s(a.budget)))
     run = a.out / f"head_to_head-{a.name}"
     arms: dict[str, Callable[[], Ended]] = {
         "deitkit": lambda: deitkit_arm(row, a.data / a.name, run),
@@ -107,20 +108,13 @@ def main() -> None:
 
 
 def deitkit_arm(row: Row, data: Path, run: Path) -> Ended:
-    command = [sys.executable, "-m", "deitkit"]
     settings = [f"data={data}", f"budget={row.budget_s}s", "teacher=auto", "ranks=auto"]
     settings += [f"out={run}"]
     settings += ["data.channels=1"] if row.channels == 1 else []
     started = time.monotonic()
-    subprocess.run([*command, "train", *settings], check=True)
-    said = subprocess.run(
-        [*command, "evaluate", str(run), f"data={data}", "--json"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    subprocess.run([sys.executable, "-m", "deitkit", "train", *settings], check=True)
+    found = fused_scores(run, data)
     seconds = time.monotonic() - started
-    found = json.loads(said)["heads"]["fused"]
     result = json.loads((run / "result.json").read_text())
     return Ended(
         model=result["model"],
@@ -234,7 +228,7 @@ def torch_arm(row: Row, data: Path) -> Ended:
     labels_N = torch.from_numpy(labels)
     # Photographs: a first stride of 2, so that the maps are of 32 px.
     model = ResNet20(row.channels, stride=max(1, row.side // 32))
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
     )

@@ -36,15 +36,13 @@ ARMS = {
     "4 blocks of width 64": ["model.depth=4", "model.embed_dim=64"],
     "one block": ["model.depth=1"],
     "width 192": ["model.embed_dim=192"],
-    "batch of 128": ["batch_size=128"],
-    "twice the learning rate": ["lr={twice}"],
+    "batch of 64": ["batch_size=64"],
+    "twice the learning rate": ["batch_size=128", "lr=0.0113"],
     "teacher first, its stem": ["teacher=auto"],
     "teacher first, a new stem": ["teacher=auto", "model.init_stem=new"],
     "teacher for 15 % of the time": ["teacher=auto", "distill.teacher_share=0.15"],
 }
 SHAPES = {"cifar10": (4, 32), "fashion_mnist": (4, 28), "imagenette": (8, 64)}
-TWICE = 0.0226
-"""Of the learning rate at batch 512 that width 128 and a batch of 64 get."""
 
 
 def main() -> None:
@@ -81,7 +79,7 @@ def line_of(a: argparse.Namespace, arm: str, core: int) -> str:
     out = a.out / f"{a.name}-{a.budget}-{list(ARMS).index(arm)}-seed{a.seed}"
     settings = [
         *(f"data={a.data / a.name}", f"budget={a.budget}", f"seed={a.seed}", f"out={out}"),
-        *(one.format(patch=patch, side=side, twice=TWICE) for one in ARMS[arm]),
+        *(one.format(patch=patch, side=side) for one in ARMS[arm]),
         *(["data.channels=1"] if a.name == "fashion_mnist" else []),
     ]
     if not any(one.startswith(("teacher=", "model=")) for one in settings):

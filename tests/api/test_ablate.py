@@ -19,14 +19,13 @@ from deitkit.api.ladder import (
     learns_from_teacher,
     own_settings,
     read_ladder,
-    student_name,
     teacher_settings,
 )
 from deitkit.config import build_config
 from deitkit.config.recipes import list_recipes, list_rungs, read_recipe, read_rung
 from deitkit.errors import CheckpointError, ConfigError
 from deitkit.evaluation.metrics import wilson_interval
-from deitkit.models import list_models, name_facts
+from deitkit.models import list_models, name_facts, named_like
 from deitkit.reporting.ablation import draw_ablation, summarise_rungs, t_interval, t_quantile
 from tests.training.toy import write_photos
 
@@ -241,7 +240,7 @@ def test_settings_that_cannot_be_right_stop_before_anything_is_read(tmp_path, se
 
 @pytest.mark.parametrize("model", [name for name in list_models() if name.startswith("deit_")])
 def test_variants_with_and_without_token_exist_and_are_alike(model):
-    plain, token = (student_name(model, distilled=d) for d in (False, True))
+    plain, token = (named_like(model, distilled=d) for d in (False, True))
     assert model in (plain, token)
     if "tutorial" not in model:
         assert plain != token
@@ -250,7 +249,7 @@ def test_variants_with_and_without_token_exist_and_are_alike(model):
 
 
 def test_other_models_keep_their_name():
-    assert student_name("small_cnn", distilled=True) == "small_cnn"
+    assert named_like("small_cnn", distilled=True) == "small_cnn"
 
 
 @pytest.fixture(scope="module")

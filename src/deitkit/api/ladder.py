@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,6 @@ _OF_THE_COMMAND = {
     "run.ranks": "ranks=1",
     "distill.teacher": "teacher=",
 }
-
-_DEIT_NAME = re.compile(r"(deit_[a-z]+?(?:_conv|_res)?)(?:_distilled)?(_patch\d+_\d+)")
 
 
 def own_settings(settings: Mapping[str, Any]) -> Settings:
@@ -110,14 +107,6 @@ def folder_name(step: str) -> str:
     return Path(step.removeprefix("+")).stem
 
 
-def student_name(model: str, *, distilled: bool) -> str:
-    """The variant of a DeiT with or without the distillation token; other names as they are."""
-    match = _DEIT_NAME.fullmatch(model)
-    if match is None:
-        return model
-    return f"{match[1]}{'_distilled' if distilled else ''}{match[2]}"
-
-
 def fit_to_data(
     ladder: Mapping[str, Mapping[str, Any]], own: Mapping[str, Any], progress: Progress
 ) -> dict[str, Settings]:
@@ -125,6 +114,7 @@ def fit_to_data(
 
     A step's own file may still set them.
     """
+    from deitkit.models import named_like
     from deitkit.runtime.device import pick_device
     from deitkit.training.choices import SMALL_SIDE, choose_patch_size
     from deitkit.training.resolve import as_pair, resolve_from_data
@@ -145,7 +135,7 @@ def fit_to_data(
     for name, rung in ladder.items():
         values = {**shared, **rung}
         token = learns_from_teacher(rung)
-        values["model.name"] = student_name(str(values["model.name"]), distilled=token)
+        values["model.name"] = named_like(str(values["model.name"]), distilled=token)
         fitted[name] = values
     return fitted
 

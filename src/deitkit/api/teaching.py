@@ -191,15 +191,15 @@ def train_auto_teacher(
     own = read_request(settings)
     if own.result is not None:
         return
-    own.keeps_ranks = True
     if world.is_main:
         try:
             meet_folder(own)
         except CheckpointError:
             # Other settings than those of an earlier try that did not get as far as a student.
-            own = replace(read_request({**settings, "overwrite": True}), keeps_ranks=True)
+            own = read_request({**settings, "overwrite": True})
             meet_folder(own)
     own.take(world.broadcast_json(own.shared()))
+    own.keeps_ranks = True
     total = 0
     for event in train(own, replace(dataset, unlabelled=None)):
         if isinstance(event, Planned):

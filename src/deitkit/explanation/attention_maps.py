@@ -89,10 +89,11 @@ def relevance(
     found: list[list[HeadMap]] = [[] for _ in rows]
     with torch.enable_grad():
         tokens_BND, weights_LBANN = _walk(deit, images_BCHW, keeps_graph=True)
+        read_BSD = deit.head_inputs(tokens_BND)
         for place, head in enumerate(heads_of(deit)):
             layer = deit.head if head == CLASS else deit.head_dist
             assert layer is not None
-            logits_BK = layer(deit.head_inputs(tokens_BND)[:, place])
+            logits_BK = layer(read_BSD[:, place])
             # An image's logit hangs on its own attention alone, so the sum separates.
             gradients = torch.autograd.grad(
                 logits_BK[rows, classes_B].sum(), weights_LBANN, retain_graph=True

@@ -66,17 +66,18 @@ def parse_deit_name(name: str) -> dict[str, Any] | None:
     }
 
 
-def named_like(name: str, *, distilled: bool, side: int) -> str:
-    """The name of the same shape with or without distillation token, at another image size.
+def named_like(name: str, *, distilled: bool, side: int | None = None) -> str:
+    """The name of the same shape with or without distillation token, at another image size if
+    `side` says so.
 
     Names that do not follow the pattern are passed on.
     """
     match = _NAME.fullmatch(name)
     if match is None:
         return name
-    size, parts, _, patch_size, _ = match.groups()
+    size, parts, _, patch_size, own_side = match.groups()
     token = "_distilled" if distilled else ""
-    return f"deit_{size}{parts or ''}{token}_patch{patch_size}_{side}"
+    return f"deit_{size}{parts or ''}{token}_patch{patch_size}_{side or own_side}"
 
 
 def listed_deit_names() -> list[str]:

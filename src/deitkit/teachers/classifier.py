@@ -155,9 +155,7 @@ class Classifier:
         computes with the channels of a pixel side by side: faster, and other last bits.
         """
         module.to(device).eval().requires_grad_(False)
-        if is_convolutional(module):
-            # Torch's convolutions answer in the order of their weights, whatever the images have.
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if lay_out(module):
             settings = {**settings, "layout": "channels_last"}
         ask: Ask = call or (lambda images_BCHW: fused_logits(module(images_BCHW)))
         seen = ("image_size", "mean", "std", "crop_ratio", "resize")
@@ -213,9 +211,18 @@ class Classifier:
             raise AssertionError("the teacher was put into training mode")
 
 
-def is_convolutional(module: nn.Module) -> bool:
-    """Whether convolutions and batch norms, and not only a cut into patches, make up a network."""
-    return any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
+def lay_out(module: nn.Module) -> bool:
+    """Put the channels of a pixel side by side where convolutions and batch norms, and not only a
+    cut into patches, make up a network; whether it is one.
+
+    Torch's convolutions answer in the order of their weights, whatever the images have. On a CPU
+    that is up to 1.6 times as fast in training; what they compute differs in its last bits.
+    """
+    if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
+        return False
+    # The stubs of Module.to have no memory_format by itself; its documentation has.
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return True
 
 
 def num_params(module: nn.Module) -> int:

@@ -16,27 +16,26 @@ if TYPE_CHECKING:
     from deitkit.teachers import Classifier
 
 
-def why_not_inherited(
+def _stages(
     model: ImageModel, teacher: Classifier | None, spec: Preprocessing
-) -> str | None:
-    """What keeps the student's stem from beginning as the teacher's stages; None: nothing."""
+) -> tuple[ResidualStem, SmallCNN] | str:
+    """The student's stem and the network that it may begin as, or what keeps it from that."""
     if not isinstance(model, DeiT) or not isinstance(model.patch_embed, ResidualStem):
         return "the student has no residual stem"
-    network = None if teacher is None else teacher.module
-    if teacher is None or not isinstance(network, SmallCNN):
+    if teacher is None or not isinstance(teacher.module, SmallCNN):
         return "the teacher is no small_cnn"
     if teacher.image_size != spec.image_size:
         return "the teacher sees another image size"
     if (teacher.mean, teacher.std) != (tuple(spec.mean), tuple(spec.std)):
         return "the teacher's images are normalised by other numbers"
-    ours, theirs = model.patch_embed.stem[0], network.stem[0]
+    ours, theirs = model.patch_embed.stem[0], teacher.module.stem[0]
     assert isinstance(ours, nn.Conv2d) and isinstance(theirs, nn.Conv2d)
     if ours.stride != theirs.stride or ours.weight.shape != theirs.weight.shape:
         return (
             f"the teacher begins with {theirs.out_channels} channels at stride "
             f"{theirs.stride[0]}, the student with {ours.out_channels} at {ours.stride[0]}"
         )
-    return None
+    return model.patch_embed, teacher.module
 
 
 def inherit_stem(
@@ -52,19 +51,17 @@ def inherit_stem(
     """
     if asked == "new":
         return None
-    why = why_not_inherited(model, teacher, spec)
-    if why is not None:
+    found = _stages(model, teacher, spec)
+    if isinstance(found, str):
         if asked == "fitting":
             return None
         raise ConfigError(
             "INIT_STEM",
             "model.init_stem=teacher",
-            why,
+            found,
             "use teacher=auto with a model of the _res names, or leave model.init_stem out",
         )
-    assert isinstance(model, DeiT) and isinstance(model.patch_embed, ResidualStem)
-    assert teacher is not None and isinstance(teacher.module, SmallCNN)
-    stem, network = model.patch_embed, teacher.module
+    stem, network = found
     with torch.no_grad():
         stem.stem.load_state_dict(network.stem.state_dict())
         for ours, theirs in zip(stem.blocks, network.blocks, strict=False):

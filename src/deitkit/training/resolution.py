@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deitkit.config import AUTO, RunConfig, flatten, with_values
+from deitkit.models import family_of
 from deitkit.training.choice import Choice
 
 
@@ -29,6 +30,11 @@ class Resolution:
 
     def get(self, name: str) -> Any:
         return flatten(self.config)[name]
+
+
+def named_shape(config: RunConfig) -> dict[str, Any]:
+    """Of the model by its name, and by what the settings say besides."""
+    return {**family_of(config.model.name)[1], **chosen_shape(config)}
 
 
 def chosen_shape(config: RunConfig) -> dict[str, Any]:

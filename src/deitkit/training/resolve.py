@@ -17,7 +17,7 @@ from deitkit.models import family_of, name_facts, named_like
 from deitkit.training import choices
 from deitkit.training.channel_statistics import channel_statistics
 from deitkit.training.choice import Choice
-from deitkit.training.resolution import Resolution, chosen_shape
+from deitkit.training.resolution import Resolution, chosen_shape, named_shape
 from deitkit.training.resolve_balance import settle_balance
 from deitkit.training.resolve_optim import settle_optimisation
 from deitkit.training.resolve_teacher import (
@@ -147,9 +147,14 @@ def resolve_from_clock(
     r.settle("schedule.checkpoint_interval", Choice(interval, "about a minute of work"))
 
     num_epochs = total / steps_per_epoch
-    has_teacher = config.distill.kind != "none"
-    _settle_mixing(r, num_epochs, has_teacher=has_teacher)
+    chooses_mixing = AUTO in (config.views.mixup, config.views.cutmix)
+    _settle_views(r, num_epochs)
+    _settle_strengths(r, num_epochs, chooses_mixing=chooses_mixing)
     settle_view_epochs(r, num_epochs, step_s=step_s, teacher_step_s=teacher_step_s)
+
+
+def _settle_views(r: Resolution, num_epochs: float) -> None:
+    config = r.config
     is_small = config.data.crop_ratio == 1.0 and max(as_pair(config.data.image_size)) <= (
         choices.SMALL_SIDE
     )
@@ -161,30 +166,25 @@ def resolve_from_clock(
             r.settle(name, Choice(value, reason))
     r.settle("views.mix_prob", Choice(1.0, "each pair, where there is mixing"))
     r.settle("views.crop", choices.choose_crop(num_epochs, is_small=is_small))
+    has_teacher = config.distill.kind != "none"
+    mixup, cutmix = choices.choose_mixing(num_epochs, has_teacher=has_teacher)
+    r.settle("views.mixup", mixup)
+    r.settle("views.cutmix", cutmix)
     r.settle("views.scale", choices.choose_scale(num_epochs))
     operations, erasing = choices.choose_operations(num_epochs, is_small=is_small)
     r.settle("views.auto_augment", operations)
     r.settle("views.erasing", erasing)
 
 
-def _settle_mixing(r: Resolution, num_epochs: float, *, has_teacher: bool) -> None:
-    """Whether pictures are mixed, and until when; what the user set of it is not cut short."""
-    asked = AUTO in (r.config.views.mixup, r.config.views.cutmix)
-    if r.config.model.init != SCRATCH:
-        views, reason = choices.fine_tuning_views(num_epochs)
-        for name in ("views.mixup", "views.cutmix", "views.mix_prob"):
-            if name in views:
-                r.settle(name, Choice(views[name], reason))
-    mixup, cutmix = choices.choose_mixing(num_epochs, has_teacher=has_teacher)
-    r.settle("views.mixup", mixup)
-    r.settle("views.cutmix", cutmix)
-    views_asked = asked_view_epochs(r.config)
-    repeats = r.config.views.repeats
+def _settle_strengths(r: Resolution, num_epochs: float, *, chooses_mixing: bool) -> None:
+    """Until when pictures are mixed; what the user set of it is not cut short."""
+    repeats, views_asked = r.config.views.repeats, asked_view_epochs(r.config)
     has_room = not views_asked or views_asked >= choices.PLAIN_PARTS * repeats
-    mixes = asked and bool(r.get("views.mixup") or r.get("views.cutmix")) and has_room
-    r.settle(
-        "schedule.strengths", choices.choose_strengths(num_epochs, mixes=mixes, repeats=repeats)
+    mixes = bool(r.get("views.mixup") or r.get("views.cutmix"))
+    choice = choices.choose_strengths(
+        num_epochs, mixes=mixes and chooses_mixing and has_room, repeats=repeats
     )
+    r.settle("schedule.strengths", choice)
 
 
 def as_pair(size: object) -> tuple[int, int]:
@@ -316,7 +316,7 @@ def _settle_started_model(r: Resolution, start: Start, *, has_teacher: bool) -> 
 
 def _check_shape(r: Resolution, start: Start) -> None:
     """A model that the user named has the shape of its start."""
-    ours = {**family_of(r.config.model.name)[1], **chosen_shape(r.config)}
+    ours = named_shape(r.config)
     theirs = start.shape
     named = ("embed_dim", "depth", "num_heads", "patch_size")
     other = [n for n in named if n in theirs and n in ours and theirs[n] != ours[n]]

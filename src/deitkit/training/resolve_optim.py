@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from deitkit.models import family_of, name_facts
+from deitkit.models import name_facts
 from deitkit.training import choices
 from deitkit.training.choice import Choice
-from deitkit.training.resolution import Resolution, chosen_shape
+from deitkit.training.resolution import Resolution, named_shape
 
 
 def settle_optimisation(
@@ -20,7 +20,7 @@ def settle_optimisation(
     free_bytes: int | None,
 ) -> None:
     """Settle "optim" for a model that is known; `free_bytes` as for `choose_device_batch_size`."""
-    shape = _shape(r)
+    shape = named_shape(r.config)
     is_residual = shape.get("stem") == "residual"
     name = choices.choose_optimizer(fine_tunes=fine_tunes, is_residual=is_residual)
     r.settle("optim.name", name)
@@ -57,11 +57,6 @@ def _settle_fine_tuning(r: Resolution) -> None:
     r.settle("optim.warmup", Choice(0.1, "fine-tuning: a tenth of the run"))
     if name_facts(r.config.model.name).is_transformer:
         r.settle("optim.layer_decay", Choice(0.75, "lower layers are kept closer to the start"))
-
-
-def _shape(r: Resolution) -> dict[str, Any]:
-    """Of the model by its name and by what the user set of it."""
-    return {**family_of(r.config.model.name)[1], **chosen_shape(r.config)}
 
 
 def _bytes_per_image(r: Resolution, shape: dict[str, Any]) -> float | None:

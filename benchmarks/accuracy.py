@@ -48,7 +48,7 @@ class Row:
     budget_s: int
     """Of one fold."""
     settings: dict[str, Any] = field(default_factory=dict)
-    cnn: str = "small_cnn_wide"
+    cnn: str = "quick_cnn"
     folds: int = 1
     needs_cuda: bool = False
 
@@ -57,8 +57,8 @@ GPU_ROW = Row(
     said="CIFAR-10, 8 minutes of a GPU, up to 22 M",
     folder="cifar10",
     budget_s=480,
-    settings={"model": "deit_tiny_res{token}_patch4_32", "model.stem_width": 128},
-    cnn="small_cnn_wider",
+    settings={"model": "deit_tiny_quick{token}_patch4_32", "model.stem_width": 64},
+    cnn="quick_cnn_wide",
     needs_cuda=True,
 )
 ROWS = {
@@ -76,7 +76,7 @@ ROWS = {
         folder="cifar10",
         budget_s=480,
         settings={"model": "deit_tiny{token}_patch4_32"},
-        cnn="small_cnn_wider",
+        cnn="quick_cnn_wide",
         needs_cuda=True,
     ),
     "cifar10_gpu": GPU_ROW,

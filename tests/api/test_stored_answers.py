@@ -168,7 +168,7 @@ def test_auto_trains_a_teacher_first_and_goes_on_with_it(tmp_path, photos):
     settings["run.report"] = False
     whole = deitkit.train(data=photos, out=tmp_path / "whole", **settings)
     own = deitkit.open_run(tmp_path / "whole" / "teacher")
-    assert own.result["model"] == "small_cnn_wide" and own.result["steps"] == 3 * 6
+    assert own.result["model"] == "quick_cnn" and own.result["steps"] == 3 * 6
     text = (own.folder / "config.yaml").read_text()
     assert "label_smoothing: 0.0" in text and "mixup: 0.0" in text
     assert "teacher: auto" in (whole.folder / "config.yaml").read_text()

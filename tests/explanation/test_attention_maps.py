@@ -99,7 +99,7 @@ KINDS = {
     "convolutions": {"name": "deit_nano_patch4_16", "stem": "conv", "mlp_conv": True},
     "residual, heads read the mean": {
         "name": "deit_nano_distilled_patch4_16",
-        "stem": "residual",
+        "stem": "pooling",
         "mlp_conv": True,
         "pool": "mean",
     },

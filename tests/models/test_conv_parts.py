@@ -8,7 +8,7 @@ import torch
 from deitkit.errors import ConfigError
 from deitkit.models import create_model
 from deitkit.models.blocks import Mlp
-from deitkit.models.patch_embed import ConvStem, ResidualStem
+from deitkit.models.patch_embed import ConvStem, PoolingStem
 
 
 def num_params(module: torch.nn.Module) -> int:
@@ -80,32 +80,31 @@ def test_patches_that_are_no_power_of_two_are_refused_by_the_stem():
 
 @pytest.mark.parametrize(
     ("patch", "stride", "widths"),
-    [(2, 1, (8, 16)), (4, 2, (8, 16)), (8, 4, (8, 16)), (16, 4, (8, 16, 32))],
+    [(2, 1, (8,)), (4, 1, (8, 32)), (8, 2, (8, 32)), (16, 4, (8, 32))],
 )
-def test_parameters_of_the_residual_stem_by_hand(patch, stride, widths):
-    """The input's convolution, then two 3x3 a block and a 1x1 where the width changes; 2 a norm."""
-    stem = ResidualStem(in_channels=3, embed_dim=64, patch_size=patch, width=8)
-    expected = 3 * (2 * stride + 1) ** 2 * 8 + 2 * 8 + widths[-1] * 64 + 64
-    before = 8
+def test_parameters_of_the_pooling_stem_by_hand(patch, stride, widths):
+    """Two 3x3 kernels a block and 2 a norm; the whitening before them learns nothing."""
+    stem = PoolingStem(in_channels=3, embed_dim=64, patch_size=patch, width=8)
+    expected = widths[-1] * 64 + 64
+    before = 24
     for width in widths:
-        shortcut = before * width + 2 * width if width != before else 0
-        expected += 9 * before * width + 9 * width * width + 4 * width + shortcut
+        expected += 9 * before * width + 9 * width * width + 4 * width
         before = width
     assert num_params(stem) == expected
+    assert stem.stem.filters.shape == (24, 3, 2 * stride, 2 * stride)
     assert stem(torch.rand(2, 3, 32, 48)).shape == (2, 32 * 48 // patch**2, 64)
 
 
-def test_the_residual_stem_computes_the_first_stages_of_a_small_cnn():
+def test_the_pooling_stem_computes_the_first_stages_of_a_quick_cnn():
     torch.manual_seed(0)
-    network = create_model("small_cnn", num_classes=5, image_size=32).eval()
-    stem = ResidualStem(in_channels=3, embed_dim=32, patch_size=4, width=16).eval()
-    stem.stem.load_state_dict(network.stem.state_dict())
+    network = create_model("quick_cnn_narrow", num_classes=5, image_size=32).eval()
+    stem = PoolingStem(in_channels=3, embed_dim=64, patch_size=4, width=16).eval()
     stem.blocks.load_state_dict(network.blocks[:2].state_dict())
     torch.nn.init.dirac_(stem.proj.weight)
     torch.nn.init.zeros_(stem.proj.bias)
     images = torch.rand(2, 3, 32, 32)
-    third_map = network.blocks[:2](torch.relu(network.stem(images)))
-    torch.testing.assert_close(stem(images), third_map.flatten(2).mT)
+    second_map = network.blocks[:2](network.stem(images))
+    torch.testing.assert_close(stem(images), second_map.flatten(2).mT)
 
 
 def test_with_pool_mean_a_head_reads_its_token_and_the_mean_of_the_patches():

@@ -125,7 +125,7 @@ def test_a_name_like_nothing_points_to_the_list():
         ({"norm_eps": 0.0}, "norm_eps"),
         ({"distilled": "yes"}, "neither true nor false"),
         ({"drop_path_schedule": "cubic"}, "choose linear or constant"),
-        ({"weight_init": "os.system"}, "choose trunc_normal or kaiming or constant"),
+        ({"weight_init": "os.system"}, "choose trunc_normal or kaiming or identity or constant"),
         ({"class_token_init": "twos"}, "choose trunc_normal or ones or zeros"),
         ({"drop_pathe": 0.1}, "did you mean drop_path"),
         ({"blub": 0.1}, "has no such option"),
@@ -140,7 +140,7 @@ def test_m09_impossible_arguments_are_refused(options, message):
     ("name", "options"),
     [
         ("deit_base_patch16_224", {"embed_dim": 16_384, "num_heads": 64, "depth": 100}),
-        ("small_cnn_wide", {"width": 16_384}),
+        ("quick_cnn", {"width": 16_384}),
         ("regnety_160", {"initial_width": 32_768, "width_slope": 10.0}),
     ],
 )

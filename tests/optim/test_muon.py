@@ -205,5 +205,45 @@ def test_a_parameter_without_gradient_stays():
 
 
 def test_a_network_without_transformer_blocks_is_refused():
-    with pytest.raises(ConfigError, match=r"OPTIMIZER.*muon.*SmallCNN.*use adamw or sgd"):
-        build_optimizer("muon", create_model("small_cnn"), **SETTINGS)
+    with pytest.raises(ConfigError, match=r"OPTIMIZER.*muon.*RegNet.*use adamw or sgd"):
+        build_optimizer("muon", create_model("regnety_002"), **SETTINGS)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_kernel_moves_as_the_matrix_of_its_outputs(layout):
+    torch.manual_seed(0)
+    kernel, gradient = torch.randn(6, 4, 3, 3), torch.randn(6, 4, 3, 3)
+    ours, optimizer = single(kernel.to(memory_format=layout))
+    ours.grad = gradient.to(memory_format=layout)
+    theirs, other = single(kernel.flatten(1))
+    theirs.grad = gradient.flatten(1)
+    for one in (optimizer, other):
+        one.step()
+        one.step()
+    torch.testing.assert_close(ours.flatten(1), theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [
+        ("quick_cnn", [f"blocks.{i}.conv{j}" for i in range(3) for j in (1, 2)]),
+        ("small_cnn", [f"blocks.{i}.conv{j}.0" for i in range(3) for j in (1, 2)]),
+        (
+            "deit_slim_quick_patch4_32",
+            [f"patch_embed.blocks.{i}.conv{j}" for i in range(2) for j in (1, 2)],
+        ),
+    ],
+)
+def test_kernels_inside_blocks_are_hidden_and_learn_at_their_own_rate(name, kernels):
+    model = create_model(name)
+    optimizer = build_optimizer("muon", model, **SETTINGS, hidden_lr=6.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    rates = {
+        names[id(p)]: group["lr"] / SETTINGS["lr"]
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    hidden = [f"{kernel}.weight" for kernel in kernels]
+    assert [rates[kernel] for kernel in hidden] == [6.0] * len(hidden)
+    four = [name for name, p in model.named_parameters() if p.ndim == 4 and name not in hidden]
+    assert all(rates[name] == 1.0 for name in four)

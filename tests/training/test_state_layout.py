@@ -13,7 +13,7 @@ from deitkit.training.state import TrainState
 MODELS = {
     "a CNN, AdamW": ("small_cnn", "adamw"),
     "a CNN, SGD": ("small_cnn", "sgd"),
-    "a residual stem, Muon": ("deit_shallow_res_patch4_16", "muon"),
+    "a pooling stem, Muon": ("deit_shallow_quick_patch4_16", "muon"),
 }
 
 
@@ -63,7 +63,7 @@ def test_going_on_from_a_checkpoint_is_going_on(kind):
         for name, value in theirs.state_dict().items():
             assert torch.equal(ours.state_dict()[name], value), name
     convolution = again.model.get_parameter(
-        "blocks.1.conv1.0.weight" if "CNN" in kind else "patch_embed.blocks.1.conv1.0.weight"
+        "blocks.1.conv1.0.weight" if "CNN" in kind else "patch_embed.blocks.1.conv1.weight"
     )
     assert convolution.is_contiguous(memory_format=torch.channels_last)
     assert not convolution.is_contiguous()

@@ -265,7 +265,7 @@ def find_request_start(
     request: Request, dataset: Dataset, world: World, progress: Progress
 ) -> tuple[Start | None, str]:
     """The trained start, looked for by one rank and then read by all."""
-    from deitkit.training.choices import SMALL_SIDE
+    from deitkit.training.model_choices import SMALL_SIDE
     from deitkit.training.start import find_start, open_start
 
     start, found = None, {}

@@ -116,7 +116,7 @@ def fit_to_data(
     """
     from deitkit.models import named_like
     from deitkit.runtime.device import pick_device
-    from deitkit.training.choices import SMALL_SIDE, choose_patch_size
+    from deitkit.training.model_choices import SMALL_SIDE, choose_patch_size
     from deitkit.training.resolve import as_pair, resolve_from_data
 
     config = with_values(build_config(_without(own, "distill")), {"model.init": "scratch"})
@@ -142,7 +142,7 @@ def fit_to_data(
 
 def teacher_settings(ladder: Mapping[str, Mapping[str, Any]], own: Mapping[str, Any]) -> Settings:
     """A CNN for the same images and the same time."""
-    from deitkit.training.choices import SMALL_SIDE
+    from deitkit.training.model_choices import SMALL_SIDE
     from deitkit.training.resolve import as_pair
 
     kept = {k: v for k, v in own.items() if k.partition(".")[0] in ("data", "run", "schedule")}

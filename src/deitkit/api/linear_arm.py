@@ -90,7 +90,7 @@ def fine_tuning_size(
     """Height and width for fine-tuning within `budget` from the linear classifier in `folder`; None
     where only its own can be."""
     from deitkit.runtime.processors import usable_cpus
-    from deitkit.training.choices import choose_start_size
+    from deitkit.training.model_choices import choose_start_size
     from deitkit.training.start import open_start
 
     start = open_start(str(folder))

@@ -218,7 +218,7 @@ def train_auto_teacher(
 def _teacher_share(config: RunConfig, model: str) -> float:
     share = config.distill.teacher_share
     if share is None:
-        return STEM_SHARE if model.startswith("small_cnn") else AUTO_SHARE
+        return STEM_SHARE if model.startswith("quick_cnn") else AUTO_SHARE
     if not 0 < share <= MAX_TEACHER_SHARE:
         raise ConfigError(
             "DISTILL",
@@ -235,12 +235,21 @@ def auto_settings(request: Request, dataset: Dataset, *, device_type: str) -> di
     Raises:
         ConfigError: DISTILL, a share of the budget that cannot be.
     """
-    from deitkit.training.choices import choose_auto_teacher
-    from deitkit.training.resolve import budget_s
+    from deitkit.runtime.processors import usable_cpus
+    from deitkit.training.model_choices import choose_auto_teacher, choose_image_size
+    from deitkit.training.resolution import named_shape
+    from deitkit.training.resolve import as_pair, budget_s
 
     config = request.config
     values = flatten(config)
+    shape = {} if config.model.name == AUTO else named_shape(config)
     side = int(sorted(dataset.train.sizes.min(axis=1))[len(dataset.train) // 2])
+    size = config.data.image_size
+    if size == AUTO:
+        largest = int(dataset.train.sizes.max())
+        size = shape.get("image_size") or (
+            choose_image_size(side, largest, device_type=device_type).value
+        )
     settings: dict[str, Any] = {
         name: values[name] for name in SHARED_SETTINGS if values[name] != AUTO
     }
@@ -248,7 +257,12 @@ def auto_settings(request: Request, dataset: Dataset, *, device_type: str) -> di
         "data": request.source,
         "out": str(request.folder / TEACHER_FOLDER),
         "model": choose_auto_teacher(
-            side, num_images=len(dataset.train), device_type=device_type
+            as_pair(size),
+            num_images=len(dataset.train),
+            budget_s=budget_s(config),
+            device_type=device_type,
+            num_cores=usable_cpus(),
+            stem_width=shape.get("stem_width") if shape.get("stem") == "pooling" else None,
         ).value,
         "init": "scratch",
         "optim.label_smoothing": 0.0,

@@ -33,7 +33,7 @@ def summary(model: str, *, num_classes: int = 1000, image_size: int | None = Non
 
 
 def models() -> int:
-    """List the names of models; any deit_{size}[_conv|_res][_distilled]_patch{P}_{S} works too."""
+    """List the names of models; deit_{size}[_conv|_quick][_distilled]_patch{P}_{S} works too."""
     from deitkit.models import list_models
 
     print("\n".join(list_models()))

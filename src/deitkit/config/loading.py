@@ -254,6 +254,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optim.weight_decay": (0, 100),
     "optim.layer_decay": (0.01, 1),
     "optim.momentum": (0, 0.9999),
+    "optim.hidden_lr": (0.01, 100),
     "optim.label_smoothing": (0, 0.99),
     "schedule.epochs": (1, 10**6),
     "schedule.steps": (1, 10**10),

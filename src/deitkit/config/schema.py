@@ -102,7 +102,7 @@ class ModelConfig:
     init_dist_token: Literal["new", "cls"] = "new"
     """What a distillation token that the start lacks begins as: new, or the class token's copy."""
     init_stem: Literal["fitting", "new", "teacher"] = "fitting"
-    """What a residual stem begins as: new, or the first stages of a teacher that is a small_cnn of
+    """What a pooling stem begins as: new, or the first stages of a teacher that is a quick_cnn of
     its width and stride. fitting: the teacher's where they fit."""
     patch_size: int | None = None
     """Pixels a side of one patch."""
@@ -130,17 +130,18 @@ class ModelConfig:
     """Start value of LayerScale; none leaves it out. DeiT III: 1e-4."""
     pos_embed_cls: bool | None = None
     """Whether class and distillation token have a position too; DeiT III: false."""
-    stem: Literal["linear", "conv", "residual"] | None = None
+    stem: Literal["linear", "conv", "pooling"] | None = None
     """How patches become tokens: one projection, overlapping convolutions, or the first stages of a
-    small_cnn."""
+    quick_cnn."""
     stem_width: int | None = None
-    """Channels of the residual stem's first stage."""
+    """Channels of the pooling stem's first stage."""
     mlp_conv: bool | None = None
     """Whether a depthwise convolution in each block lets patches hear their neighbours."""
     pool: Literal["token", "mean"] | None = None
     """What a head reads: its token (the paper), or its token plus the mean of all patches."""
-    weight_init: Literal["trunc_normal", "kaiming", "constant"] | None = None
-    """How weights of a new model are drawn."""
+    weight_init: Literal["trunc_normal", "kaiming", "identity", "constant"] | None = None
+    """How weights of a new model are drawn. identity: as kaiming, but each block begins by passing
+    its input on."""
     grad_checkpointing: bool = False
     """Compute each block twice and keep less of it: for large models on little memory."""
 
@@ -198,7 +199,7 @@ class DistillConfig:
     Short: teacher."""
     teacher_share: float | None = None
     """Of the budget, what teacher=auto may take to train its teacher, above 0 to 0.9. None: 0.3 for
-    a small_cnn, whose first stages the student may begin with, else 0.15."""
+    a quick_cnn, whose first stages the student may begin with, else 0.15."""
     kind: Literal["auto", "soft", "standardised", "hard", "none"] = AUTO
     """soft: the teacher's probabilities; standardised: the same of z-scored logits; hard: its
     first choice (the paper); none. auto: standardised, and soft for two classes."""
@@ -232,7 +233,8 @@ class OptimConfig:
 
     name: Literal["auto", "adamw", "sgd", "muon"] = AUTO
     """adamw (the paper), sgd with Nesterov's momentum, or muon: orthogonal steps for the matrices
-    of the blocks, AdamW for the rest. auto: muon from scratch with a residual stem, else adamw."""
+    and kernels of the blocks, AdamW for the rest. auto: muon from scratch with pooling blocks
+    (quick_cnn, `_quick`), else adamw."""
     batch_size: int | Auto = AUTO
     """Images in one optimisation step, over all ranks. Short: batch_size."""
     device_batch_size: int | Auto = AUTO
@@ -253,6 +255,9 @@ class OptimConfig:
     trained weights are fine-tuned."""
     momentum: float | Auto = AUTO
     """SGD's and Muon's momentum. auto: 0.9, and 0.95 with muon."""
+    hidden_lr: float | Auto = AUTO
+    """Of muon: the rate of the matrices and kernels over that of the rest. auto: 6 with pooling
+    blocks, else 1."""
     beta1: float = 0.9
     """AdamW's decay of the first moment."""
     beta2: float = 0.999

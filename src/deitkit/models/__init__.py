@@ -8,6 +8,7 @@ from deitkit.models.factory import create_model, family_of, list_models, model_n
 from deitkit.models.name_facts import NameFacts, name_facts
 from deitkit.models.noise import ModelNoise
 from deitkit.models.pos_embed import resize_pos_embed
+from deitkit.models.quick_cnn import QuickCNN
 from deitkit.models.regnet import RegNet
 from deitkit.models.small_cnn import SmallCNN
 from deitkit.models.summary import ModelCost, model_cost, summary_table
@@ -19,6 +20,7 @@ __all__ = [
     "ModelCost",
     "ModelNoise",
     "NameFacts",
+    "QuickCNN",
     "RegNet",
     "SmallCNN",
     "WeightReport",

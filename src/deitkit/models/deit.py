@@ -15,9 +15,15 @@ from deitkit.flow import StudentOutput
 from deitkit.models import checks
 from deitkit.models.base import ImageModel
 from deitkit.models.blocks import Block, compile_branches
-from deitkit.models.initialise import TOKEN_INITS, WEIGHT_INITS, init_transformer, trunc_normal
+from deitkit.models.initialise import (
+    TOKEN_INITS,
+    WEIGHT_INITS,
+    init_transformer,
+    pass_through,
+    trunc_normal,
+)
 from deitkit.models.noise import ModelNoise, drop
-from deitkit.models.patch_embed import STEMS, build_patch_embed
+from deitkit.models.patch_embed import STEMS, PoolingStem, build_patch_embed
 from deitkit.models.pos_embed import resize_pos_embed
 
 DROP_PATH_SCHEDULES = ("linear", "constant")
@@ -43,7 +49,7 @@ class DeiT(ImageModel):
     projection and both layers of the perceptron, `pos_drop` on the tokens entering block 0.
 
     For small data, and not in the paper: `stem` "conv" makes patch tokens with overlapping
-    convolutions, "residual" with the first stages of a small_cnn of `stem_width`; `mlp_conv` lets
+    convolutions, "pooling" with the first stages of a quick_cnn of `stem_width`; `mlp_conv` lets
     patches hear their neighbours in each block; with `pool` "mean" a head reads its token plus the
     mean of all patches.
 
@@ -140,6 +146,8 @@ class DeiT(ImageModel):
         self.head = nn.Linear(embed_dim, num_classes)
         self.head_dist = nn.Linear(embed_dim, num_classes) if distilled else None
         init_transformer(self, weight_init)
+        if isinstance(self.patch_embed, PoolingStem):
+            pass_through(self.patch_embed.blocks)
 
     def _check_shape(
         self, patch_size: int, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float

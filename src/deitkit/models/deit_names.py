@@ -6,14 +6,15 @@ import re
 from typing import Any
 
 SIZES: dict[str, dict[str, Any]] = {
-    "shallow": {"embed_dim": 128, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0},
+    "slim": {"embed_dim": 64, "depth": 1, "num_heads": 4, "mlp_ratio": 2.0, "stem_width": 16},
+    "shallow": {"embed_dim": 128, "depth": 1, "num_heads": 4, "mlp_ratio": 2.0, "stem_width": 32},
     "nano": {"embed_dim": 64, "depth": 4, "num_heads": 4},
     "micro": {"embed_dim": 128, "depth": 6, "num_heads": 4},
     "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
     "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
     "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
 }
-"""tiny, small and base: Touvron et al. 2021, arXiv:2012.12877, table 1. shallow, nano and micro are
+"""tiny, small and base: Touvron et al. 2021, arXiv:2012.12877, table 1. slim to micro are
 ours, for small images on a few CPU cores."""
 
 TUTORIAL_NAME = "deit_tutorial_depth3_patch16_224"
@@ -35,31 +36,32 @@ CONV: dict[str, Any] = {"stem": "conv", "mlp_conv": True, "weight_init": "kaimin
 """What `_conv` in a name stands for: convolutions where small data needs them. Narrow models start
 better with the wider weights, see docs/experiments.md."""
 
-RES: dict[str, Any] = {
-    "stem": "residual",
+QUICK: dict[str, Any] = {
+    "stem": "pooling",
+    "stem_width": 32,
     "mlp_conv": True,
     "pool": "mean",
-    "weight_init": "kaiming",
+    "weight_init": "identity",
 }
-"""What `_res` stands for: the first stages of a small residual network before the blocks, and heads
-that read all patches. It learns most in few minutes, see docs/experiments.md."""
+"""What `_quick` stands for: the first stages of a quick_cnn before the blocks, and heads that read
+all patches. It learns most in few minutes, see docs/experiments.md."""
 
-PARTS: dict[str | None, dict[str, Any]] = {None: {}, "_conv": CONV, "_res": RES}
+PARTS: dict[str | None, dict[str, Any]] = {None: {}, "_conv": CONV, "_quick": QUICK}
 
 _NAME = re.compile(
-    rf"deit_({'|'.join(SIZES)})(_conv|_res)?(_distilled)?_patch([1-9]\d{{0,3}})_([1-9]\d{{0,4}})"
+    rf"deit_({'|'.join(SIZES)})(_conv|_quick)?(_distilled)?_patch([1-9]\d{{0,3}})_([1-9]\d{{0,4}})"
 )
 
 
 def parse_deit_name(name: str) -> dict[str, Any] | None:
-    """What `deit_{size}[_conv|_res][_distilled]_patch{P}_{S}` stands for; None for other names."""
+    """What `deit_{size}[_conv|_quick][_distilled]_patch{P}_{S}` means; None for other names."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
     size, parts, token, patch_size, image_size = match.groups()
     return {
-        **SIZES[size],
         **PARTS[parts],
+        **SIZES[size],
         "distilled": token is not None,
         "patch_size": int(patch_size),
         "image_size": int(image_size),
@@ -85,7 +87,7 @@ def listed_deit_names() -> list[str]:
     shapes = [(size, 16, side) for side in (224, 384) for size in ("tiny", "small", "base")]
     shapes += [
         (f"{size}{parts or ''}", patch, side)
-        for size in ("shallow", "nano", "micro", "tiny", "small")
+        for size in ("slim", "shallow", "nano", "micro", "tiny", "small")
         for parts in PARTS
         for side in (8, 16, 28, 32, 48, 64)
         for patch in (2, 4, 8)

@@ -31,8 +31,11 @@ def constant(tensor: Tensor) -> None:
 WEIGHT_INITS: dict[str, Callable[[Tensor], None]] = {
     "trunc_normal": trunc_normal,
     "kaiming": kaiming,
+    "identity": kaiming,
     "constant": constant,
 }
+"""What fills a linear layer. "identity" then zeroes the last layer of each branch, so that blocks
+begin by passing their input on."""
 
 TOKEN_INITS: dict[str, Callable[[Tensor], object]] = {
     "trunc_normal": trunc_normal,
@@ -45,7 +48,7 @@ def init_transformer(model: nn.Module, weight_init: str) -> None:
     """Linear weights as `weight_init` says, biases 0, LayerNorm the identity.
 
     With "trunc_normal" the patch projection keeps torch's uniform fan-in start, as the authors'
-    code leaves it; the other two fill it as well.
+    code leaves it; the others fill it as well.
     """
     fill = WEIGHT_INITS[weight_init]
     for module in model.modules():
@@ -55,6 +58,10 @@ def init_transformer(model: nn.Module, weight_init: str) -> None:
             fill(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    if weight_init == "identity":
+        for name, parameter in model.named_parameters():
+            if name.endswith(("attn.proj.weight", "mlp.fc2.weight")):
+                nn.init.zeros_(parameter)
 
 
 @torch.no_grad()
@@ -73,3 +80,14 @@ def init_convnet(model: nn.Module) -> None:
         elif isinstance(module, nn.Linear):
             module.weight.normal_(0.0, 0.01)
             module.bias.zero_()
+
+
+@torch.no_grad()
+def pass_through(model: nn.Module) -> None:
+    """The first output channels of each kernel, as many as there are inputs, copy their input.
+
+    Zagoruyko & Komodakis 2017, DiracNets, arXiv:1706.00388, as the start of a plain kernel.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.dirac_(module.weight[: module.in_channels])

@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from deitkit.models.small_cnn import ResidualBlock, input_conv
+from deitkit.models.quick_cnn import PoolingBlock, Whitening, pooling_blocks
 
-STEMS = ("linear", "conv", "residual")
+STEMS = ("linear", "conv", "pooling")
 
 
 class PatchEmbed(nn.Module):
@@ -55,14 +54,14 @@ class ConvStem(nn.Module):
         return self.proj(self.convs(images_BCHW)).flatten(2).transpose(1, 2)
 
 
-class ResidualStem(nn.Module):
-    """The first stages of a `SmallCNN` of the same `width`, down to the patch grid, then a 1x1
+class PoolingStem(nn.Module):
+    """The first stages of a `QuickCNN` of the same `width`, down to the patch grid, then a 1x1
     projection.
 
-    A convolution of stride patch_size / 2 (at most 4), a residual block, and one of twice the
-    width for each halving that is left. Dai et al. 2021, CoAtNet, arXiv:2106.04803, section 2.2,
-    put whole stages of convolutions before those of attention. Weights of a small_cnn that was
-    trained at the same stride fit unrenamed below `patch_embed.`.
+    A convolution of stride patch_size / 4, then a pooling block for each halving that is left, two
+    of them at most. Dai et al. 2021, CoAtNet, arXiv:2106.04803, section 2.2, put whole stages of
+    convolutions before those of attention. Weights of a quick_cnn that was trained at the same
+    stride fit unrenamed below `patch_embed.`.
 
     Its batch norm learns far faster than the one group of `ConvStem`, and makes a training image's
     tokens depend on its batch: on the device's part of it, where gradients are accumulated.
@@ -70,26 +69,24 @@ class ResidualStem(nn.Module):
 
     def __init__(self, *, in_channels: int, embed_dim: int, patch_size: int, width: int) -> None:
         super().__init__()
-        stride = max(1, min(4, patch_size // 2))
+        stride = max(1, patch_size // 4)
+        self.stem = Whitening(in_channels, stride)
         num_halvings = (patch_size // stride).bit_length() - 1
-        self.stem = input_conv(in_channels, width, stride)
-        widths = [width << place for place in range(num_halvings + 1)]
-        self.blocks = nn.Sequential(
-            ResidualBlock(width, width, stride=1),
-            *(ResidualBlock(w, 2 * w, stride=2) for w in widths[:-1]),
-        )
-        self.proj = nn.Conv2d(widths[-1], embed_dim, 1)
+        self.blocks = pooling_blocks(self.stem.out_channels, width, num_halvings)
+        last = self.blocks[-1]
+        assert isinstance(last, PoolingBlock)
+        self.proj = nn.Conv2d(last.conv2.out_channels, embed_dim, 1)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """[B, N, D], patches row by row."""
-        return self.proj(self.blocks(F.relu(self.stem(images_BCHW)))).flatten(2).transpose(1, 2)
+        return self.proj(self.blocks(self.stem(images_BCHW))).flatten(2).transpose(1, 2)
 
 
 def build_patch_embed(
     stem: str, *, in_channels: int, embed_dim: int, patch_size: int, stem_width: int
 ) -> nn.Module:
-    """One of `STEMS`; only the residual one reads `stem_width`."""
+    """One of `STEMS`; only the pooling one reads `stem_width`."""
     shape = {"in_channels": in_channels, "embed_dim": embed_dim, "patch_size": patch_size}
-    if stem == "residual":
-        return ResidualStem(**shape, width=stem_width)
+    if stem == "pooling":
+        return PoolingStem(**shape, width=stem_width)
     return ConvStem(**shape) if stem == "conv" else PatchEmbed(**shape)

@@ -12,6 +12,7 @@ from deitkit.models.deit_names import (
     listed_deit_names,
     parse_deit_name,
 )
+from deitkit.models.quick_cnn import QUICK_CNN, QuickCNN
 from deitkit.models.regnet import REGNETY, RegNet
 from deitkit.models.small_cnn import SMALL_CNN, SmallCNN
 
@@ -19,6 +20,7 @@ MODELS: dict[str, tuple[type[ImageModel], dict[str, Any]]] = {
     **{name: (DeiT, parse_deit_name(name) or {}) for name in listed_deit_names()},
     TUTORIAL_NAME: (DeiT, TUTORIAL),
     **{name: (RegNet, shape) for name, shape in REGNETY.items()},
+    **{name: (QuickCNN, shape) for name, shape in QUICK_CNN.items()},
     **{name: (SmallCNN, shape) for name, shape in SMALL_CNN.items()},
 }
 """Name -> class and the arguments that the name stands for."""

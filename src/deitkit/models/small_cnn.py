@@ -16,11 +16,7 @@ from deitkit.models.base import ImageModel
 from deitkit.models.initialise import init_convnet
 from deitkit.models.noise import ModelNoise
 
-SMALL_CNN: dict[str, dict[str, Any]] = {
-    "small_cnn": {"width": 16},
-    "small_cnn_wide": {"width": 32},
-    "small_cnn_wider": {"width": 128},
-}
+SMALL_CNN: dict[str, dict[str, Any]] = {"small_cnn": {"width": 16}}
 
 
 def _norm_conv(in_width: int, out_width: int, kernel_size: int, stride: int = 1) -> nn.Sequential:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from deitkit.models.base import ImageModel
 from deitkit.models.blocks import Attention
 from deitkit.models.factory import create_model
+from deitkit.models.quick_cnn import Whitening
 
 
 class ModelCost(NamedTuple):
@@ -42,12 +43,14 @@ def model_cost(model: ImageModel) -> ModelCost:
         elif isinstance(module, nn.Conv2d):
             taps = math.prod(module.kernel_size) * module.in_channels // module.groups
             macs += output.numel() * taps
+        elif isinstance(module, Whitening):
+            macs += output.numel() * module.filters[0].numel()
         elif isinstance(module, Attention):
             num_tokens, width = inputs[0].shape[1:]
             macs += 2 * num_tokens**2 * width
 
     for module in twin.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, Attention)):
+        if isinstance(module, (nn.Linear, nn.Conv2d, Whitening, Attention)):
             module.register_forward_hook(count)
     with torch.no_grad():
         twin(_images(twin, batch_size=1))

@@ -1,6 +1,6 @@
 """Muon: steps whose matrices are orthogonal, for the hidden layers; AdamW for all the rest."""
 
-# Shapes: M matrices of one shape, R rows, S columns.
+# Shapes: M matrices of one shape, R rows, S columns; a kernel has a row for each output channel.
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of Jordan et al. 2024: steep at zero, so that small singular values grow in few iterations."""
 NUM_ITERATIONS = 5
 
-_HIDDEN = re.compile(r"^blocks\.\d+\.(?:attn\.(?P<qkv>qkv)|attn\.proj|mlp\.fc[12])\.weight$")
+_HIDDEN = re.compile(
+    r"^blocks\.\d+\.(?:attn\.(?P<qkv>qkv)|attn\.proj|mlp\.fc[12])\.weight$"
+    r"|^(?:patch_embed\.)?blocks\.\d+\.conv\d(?:\.0)?\.weight$"
+)
 
 
 def orthogonalise(matrices_MRS: Tensor) -> Tensor:
@@ -49,20 +52,22 @@ def update_scale(num_rows: int, num_columns: int) -> float:
 def hidden_matrix(name: str, parameter: nn.Parameter) -> dict[str, Any]:
     """Group entries: whether a parameter is for Muon, and the matrices stacked in it.
 
-    The 2-D matrices inside transformer blocks are. Queries, keys and values of the fused
-    projection are three maps, and the singular values of one say nothing of the others.
+    The 2-D matrices inside transformer blocks are, and the kernels inside blocks of convolutions:
+    a row of all its inputs and places for each output channel (Jordan et al. 2024). Queries, keys
+    and values of the fused projection are three maps, and the singular values of one say nothing of
+    the others.
     """
     match = _HIDDEN.match(name)
     if match is None:
         return {"is_hidden": False, "num_matrices": 0}
-    assert parameter.ndim == 2
+    assert parameter.ndim in (2, 4)
     return {"is_hidden": True, "num_matrices": 3 if match["qkv"] else 1}
 
 
 class _Step(NamedTuple):
     """One matrix's step: what to move, along what (not yet orthogonal), by how much."""
 
-    weight_RS: Tensor
+    weight: Tensor
     direction_RS: Tensor
     lr: float
 
@@ -114,8 +119,8 @@ class Muon(torch.optim.Optimizer):
                 continue
             for parameter in parameters:
                 for one in self._hidden_steps(group, parameter):
-                    weight = one.weight_RS
-                    steps[weight.shape, weight.device, weight.dtype].append(one)
+                    weight = one.weight
+                    steps[one.direction_RS.shape, weight.device, weight.dtype].append(one)
         for same_shape in steps.values():
             _move(same_shape, self._skipped())
 
@@ -139,7 +144,10 @@ class Muon(torch.optim.Optimizer):
         parameter.mul_(kept_share)
         num = group["num_matrices"]
         weights, directions = parameter.chunk(num), direction.chunk(num)
-        return [_Step(w, d, group["lr"]) for w, d in zip(weights, directions, strict=True)]
+        return [
+            _Step(weight, direction.flatten(1), group["lr"])
+            for weight, direction in zip(weights, directions, strict=True)
+        ]
 
     def _step_adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         for parameter in parameters:
@@ -180,4 +188,5 @@ def _move(steps: list[_Step], skipped: Tensor | None) -> None:
         updates_MRS = updates_MRS.masked_fill(skipped, 0.0)
     scale = update_scale(*updates_MRS.shape[1:])
     for one, update_RS in zip(steps, updates_MRS, strict=True):
-        one.weight_RS.add_(update_RS.to(one.weight_RS.dtype), alpha=-one.lr * scale)
+        update = update_RS.view(one.weight.shape).to(one.weight.dtype)
+        one.weight.add_(update, alpha=-one.lr * scale)

@@ -22,8 +22,12 @@ def build_adamw(
     eps: float,
     layer_decay: float | None,
     momentum: float,
+    hidden_lr: float,
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), fused; `momentum` is not read."""
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), fused.
+
+    `momentum` and `hidden_lr` are not read.
+    """
     groups = parameter_groups(model, weight_decay=weight_decay, layer_decay=layer_decay)
     return torch.optim.AdamW(_with_lr(groups, lr), lr=lr, betas=betas, eps=eps, fused=True)
 
@@ -37,8 +41,10 @@ def build_sgd(
     eps: float,
     layer_decay: float | None,
     momentum: float,
+    hidden_lr: float,
 ) -> torch.optim.Optimizer:
-    """SGD with Nesterov's momentum, plain at momentum 0; `betas` and `eps` are not read.
+    """SGD with Nesterov's momentum, plain at momentum 0; `betas`, `eps` and `hidden_lr` are not
+    read.
 
     Its decay is a part of the gradient (L2), as usual, and not AdamW's: 1e-4 is common.
     """
@@ -57,8 +63,10 @@ def build_muon(
     eps: float,
     layer_decay: float | None,
     momentum: float,
+    hidden_lr: float,
 ) -> torch.optim.Optimizer:
-    """Muon on the matrices of the transformer blocks, AdamW on all the rest.
+    """Muon on the matrices and kernels of the blocks, at `hidden_lr` times the rate; AdamW on all
+    the rest.
 
     Raises:
         ConfigError: OPTIMIZER for a model without such matrices.
@@ -70,9 +78,12 @@ def build_muon(
         raise ConfigError(
             "OPTIMIZER",
             "muon",
-            f"{type(model).__name__} has no matrices of transformer blocks that could be trained",
+            f"{type(model).__name__} has no matrices or kernels of blocks that could be trained",
             "use adamw or sgd",
         )
+    for group in groups:
+        if group["is_hidden"]:
+            group["lr_scale"] *= hidden_lr
     return Muon(_with_lr(groups, lr), lr=lr, betas=betas, eps=eps, momentum=momentum)
 
 
@@ -94,6 +105,7 @@ def build_optimizer(
     betas: tuple[float, float],
     eps: float,
     momentum: float,
+    hidden_lr: float = 1.0,
 ) -> torch.optim.Optimizer:
     """The optimizer called `name` over `parameter_groups` of `model`.
 
@@ -116,6 +128,7 @@ def build_optimizer(
         eps=eps,
         layer_decay=layer_decay,
         momentum=momentum,
+        hidden_lr=hidden_lr,
     )
 
 

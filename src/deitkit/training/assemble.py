@@ -236,6 +236,7 @@ def assemble(
             betas=(optim.beta1, optim.beta2),
             eps=optim.eps,
             momentum=settled(optim.momentum),
+            hidden_lr=settled(optim.hidden_lr),
         ),
     )
     teaching: Teaching = LiveTeaching(asked)

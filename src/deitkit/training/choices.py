@@ -6,17 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from deitkit.models.deit_names import SIZES
 from deitkit.training.choice import Choice
 from deitkit.training.teacher_choices import steps_within
 
-SMALL_SIDE = 64
-"""Images up to this many pixels a side keep their size."""
 MAX_AUTO_EPOCHS = 300
 MAX_BUDGET_EPOCHS = 1000
 DEFAULT_BUDGET_S = 30 * 60.0
-AUTO_REGNET_IMAGES = 5_000
-"""Photographs from which on teacher=auto is a RegNetY."""
 MEMORY_SHARE = 0.5
 """Of the free memory, what the activations of one step may take."""
 EVALUATION_SHARE, MIN_EVALUATIONS, MAX_EVALUATIONS = 0.05, 2, 20
@@ -35,125 +30,21 @@ PLAIN_PARTS = 10
 """Of the equal parts of a run that mixes, the last one does not."""
 FINE_TUNING_BATCH_SIZE = 32
 FINE_TUNING_PEAK_LR = 5e-4
-FINE_TUNING_EPOCHS = 10
 FINE_TUNING_EPOCHS_TO_MIX = 12
-CPU_MACS_PER_SECOND_AND_CORE = 12e9
-"""Multiply-adds a second of training small transformers; only the choice of a size reads it."""
 
 
-def choose_image_size(median_side: int, largest_side: int, *, device_type: str) -> Choice:
-    """Pixels a side: small images as they are, photographs as the machine can afford."""
-    if largest_side <= SMALL_SIDE:
-        patch = choose_patch_size(largest_side)
-        side = max(patch, patch * round(median_side / patch))
-        return Choice((side, side), f"the images have {median_side} pixels a side")
-    affordable = SMALL_SIDE if device_type == "cpu" else 224
-    side = min(affordable, max(16, 16 * round(median_side / 16)))
-    return Choice(
-        (side, side),
-        f"images of about {median_side} pixels; {affordable} is what a {device_type} learns from "
-        "scratch in reasonable time",
-    )
-
-
-def choose_patch_size(side: int) -> int:
-    """So that an image is 16 to 200 tokens."""
-    for largest_side, patch in ((16, 2), (40, 4), (96, 8)):
-        if side <= largest_side:
-            return patch
-    return 16
-
-
-def choose_model(
-    image_size: tuple[int, int],
-    *,
-    num_images: int,
-    budget_s: float,
-    has_teacher: bool,
-    device_type: str,
-    num_cores: int,
-) -> Choice:
-    """The largest DeiT that sees every image 30 times within the budget."""
-    side = max(image_size)
-    patch = choose_patch_size(side)
-    num_tokens = (image_size[0] // patch) * (image_size[1] // patch) + 1 + has_teacher
-    rate = CPU_MACS_PER_SECOND_AND_CORE * num_cores if device_type == "cpu" else 5e13
-    sizes = ("tiny", "micro", "shallow") if device_type == "cpu" else ("small", "tiny")
-    parts = "_res" if device_type == "cpu" else "_conv"
-    size = sizes[-1]
-    for candidate in sizes:
-        macs = _transformer_macs(num_tokens, **SIZES[candidate])
-        if 3 * macs * num_images * 30 / rate <= budget_s:
-            size = candidate
-            break
-    name = f"deit_{size}{parts}{'_distilled' if has_teacher else ''}_patch{patch}_{side}"
-    token = " and a distillation token for the teacher" if has_teacher else ""
-    return Choice(
-        name,
-        f"width {SIZES[size]['embed_dim']} fits {num_images} images and {budget_s / 60:.0f} min; "
-        "convolutions in stem and blocks help small data "
-        "(timm and transformers have no such network to export to); "
-        f"patches of {patch} make {num_tokens} tokens{token}",
-    )
-
-
-def choose_auto_teacher(side: int, *, num_images: int, device_type: str) -> Choice:
-    """The convolutional network that teacher=auto trains, for images of `side` pixels."""
-    if side <= SMALL_SIDE or device_type == "cpu" or num_images < AUTO_REGNET_IMAGES:
-        width = "wide" if device_type == "cpu" else "wider"
-        return Choice(f"small_cnn_{width}", "small images, few of them, or no accelerator")
-    return Choice("regnety_004", "photographs enough for a RegNetY")
-
-
-def choose_start_size(
-    start_size: tuple[int, int],
-    patch_size: int,
-    *,
-    embed_dim: int,
-    depth: int,
-    num_images: int,
-    budget_s: float,
-    device_type: str,
-    num_cores: int,
-) -> Choice:
-    """Pixels a side for fine-tuning a transformer: the start's own, or fewer where time is short.
-
-    The largest size at which every image is seen ten times within the budget, and not below six
-    patches a side: sharper pictures are worth more than more epochs.
-    """
-    if device_type != "cpu" or max(start_size) <= SMALL_SIDE:
-        return Choice(start_size, "the size the start was trained at")
-    rate = CPU_MACS_PER_SECOND_AND_CORE * num_cores
-    step = max(patch_size, 32 // patch_size * patch_size)
-    own = min(start_size)
-    for side in range(own, 6 * patch_size, -step):
-        macs = _transformer_macs((side // patch_size) ** 2 + 2, embed_dim, depth)
-        if 3 * macs * num_images * FINE_TUNING_EPOCHS / rate <= budget_s:
-            break
-    else:
-        side = 6 * patch_size
-    if side == own:
-        return Choice(start_size, "the size the start was trained at")
-    return Choice(
-        (side, side),
-        f"not the start's {own}: {num_images} images are then seen {FINE_TUNING_EPOCHS} times "
-        f"within {budget_s / 60:.0f} min; positions are resized",
-    )
-
-
-def _transformer_macs(
-    num_tokens: int, embed_dim: int, depth: int, mlp_ratio: float = 4.0, **_: object
-) -> float:
-    """Multiply-adds of the blocks for one image, forward."""
-    in_layers = (4 + 2 * mlp_ratio) * embed_dim**2 * num_tokens
-    return float(depth * (in_layers + 2 * embed_dim * num_tokens**2))
-
-
-def choose_optimizer(*, fine_tunes: bool, is_residual: bool) -> Choice:
+def choose_optimizer(*, fine_tunes: bool, pools: bool) -> Choice:
     """AdamW, and Muon where it was seen to learn more in the same time: docs/experiments.md."""
-    if is_residual and not fine_tunes:
-        return Choice("muon", "a shallow transformer from scratch learns more of it in minutes")
+    if pools and not fine_tunes:
+        return Choice("muon", "pooling blocks from scratch learn more of it in minutes")
     return Choice("adamw", "as in the paper")
+
+
+def choose_hidden_lr(*, fine_tunes: bool, pools: bool) -> Choice:
+    """Muon's rate for matrices and kernels over that of the rest; AdamW does not read it."""
+    if pools and not fine_tunes:
+        return Choice(6.0, "pooling blocks learn most at it in minutes")
+    return Choice(1.0, "all weights learn alike")
 
 
 def choose_batch_size(num_images: int, *, device_type: str, is_transformer: bool = True) -> Choice:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from deitkit.data.preprocess import Preprocessing
 from deitkit.errors import ConfigError
-from deitkit.models import DeiT, ImageModel, SmallCNN
-from deitkit.models.patch_embed import ResidualStem
+from deitkit.models import DeiT, ImageModel, QuickCNN
+from deitkit.models.patch_embed import PoolingStem
+from deitkit.models.quick_cnn import PoolingBlock
 
 if TYPE_CHECKING:
     from deitkit.teachers import Classifier
@@ -18,24 +18,29 @@ if TYPE_CHECKING:
 
 def _stages(
     model: ImageModel, teacher: Classifier | None, spec: Preprocessing
-) -> tuple[ResidualStem, SmallCNN] | str:
+) -> tuple[PoolingStem, QuickCNN] | str:
     """The student's stem and the network that it may begin as, or what keeps it from that."""
-    if not isinstance(model, DeiT) or not isinstance(model.patch_embed, ResidualStem):
-        return "the student has no residual stem"
-    if teacher is None or not isinstance(teacher.module, SmallCNN):
-        return "the teacher is no small_cnn"
+    if not isinstance(model, DeiT) or not isinstance(model.patch_embed, PoolingStem):
+        return "the student has no pooling stem"
+    if teacher is None or not isinstance(teacher.module, QuickCNN):
+        return "the teacher is no quick_cnn"
     if teacher.image_size != spec.image_size:
         return "the teacher sees another image size"
     if (teacher.mean, teacher.std) != (tuple(spec.mean), tuple(spec.std)):
         return "the teacher's images are normalised by other numbers"
-    ours, theirs = model.patch_embed.stem[0], teacher.module.stem[0]
-    assert isinstance(ours, nn.Conv2d) and isinstance(theirs, nn.Conv2d)
-    if ours.stride != theirs.stride or ours.weight.shape != theirs.weight.shape:
-        return (
-            f"the teacher begins with {theirs.out_channels} channels at stride "
-            f"{theirs.stride[0]}, the student with {ours.out_channels} at {ours.stride[0]}"
+    ours, theirs = _facts(model.patch_embed), _facts(teacher.module)
+    if ours != theirs:
+        return "the teacher begins with {} channels at stride {}, the student with {} at {}".format(
+            *theirs, *ours
         )
     return model.patch_embed, teacher.module
+
+
+def _facts(network: PoolingStem | QuickCNN) -> tuple[int, int]:
+    """Channels of the first block, and the stride before it."""
+    first = network.blocks[0]
+    assert isinstance(first, PoolingBlock)
+    return first.conv1.out_channels, network.stem.stride
 
 
 def inherit_stem(
@@ -59,12 +64,11 @@ def inherit_stem(
             "INIT_STEM",
             "model.init_stem=teacher",
             found,
-            "use teacher=auto with a model of the _res names, or leave model.init_stem out",
+            "use teacher=auto with a model of the _quick names, or leave model.init_stem out",
         )
     stem, network = found
     with torch.no_grad():
-        stem.stem.load_state_dict(network.stem.state_dict())
         for ours, theirs in zip(stem.blocks, network.blocks, strict=False):
             ours.load_state_dict(theirs.state_dict())
-    num = sum(p.numel() for p in (*stem.stem.parameters(), *stem.blocks.parameters()))
+    num = sum(parameter.numel() for parameter in stem.blocks.parameters())
     return f"the stem begins as the first stages of the teacher ({num:,} weights)"

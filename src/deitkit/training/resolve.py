@@ -14,7 +14,7 @@ from deitkit.data import Dataset, ImageSet
 from deitkit.data.preprocess import Preprocessing
 from deitkit.errors import ConfigError
 from deitkit.models import family_of, name_facts, named_like
-from deitkit.training import choices
+from deitkit.training import choices, model_choices
 from deitkit.training.channel_statistics import channel_statistics
 from deitkit.training.choice import Choice
 from deitkit.training.resolution import Resolution, chosen_shape, named_shape
@@ -64,7 +64,7 @@ def resolve_from_data(
         _settle_started_model(r, start, has_teacher=has_teacher)
     r.settle(
         "model.name",
-        choices.choose_model(
+        model_choices.choose_model(
             image_size,
             num_images=len(dataset.train),
             budget_s=budget_s(config),
@@ -75,7 +75,7 @@ def resolve_from_data(
     )
     r.settle("model.init", Choice(SCRATCH if start is None else start.asked, start_reason))
 
-    is_small = max(image_size) <= choices.SMALL_SIDE and _all_near(sizes_N2, image_size)
+    is_small = max(image_size) <= model_choices.SMALL_SIDE and _all_near(sizes_N2, image_size)
     is_whole = is_small or bool((np.median(sizes_N2, axis=0) <= image_size).all())
     r.settle("data.resize", Choice("shorter", "keeps the aspect, crops the centre"))
     ratio = 1.0 if is_whole else 0.875
@@ -156,7 +156,7 @@ def resolve_from_clock(
 def _settle_views(r: Resolution, num_epochs: float) -> None:
     config = r.config
     is_small = config.data.crop_ratio == 1.0 and max(as_pair(config.data.image_size)) <= (
-        choices.SMALL_SIDE
+        model_choices.SMALL_SIDE
     )
     if config.model.init != SCRATCH:
         crop = "padded" if is_small else "random_resized"
@@ -238,7 +238,7 @@ def _settle_image_size(
         size = start.image_size
         choice = Choice(size, "the size the start was trained at")
         if "patch_size" in shape:
-            choice = choices.choose_start_size(
+            choice = model_choices.choose_start_size(
                 size,
                 shape["patch_size"],
                 embed_dim=shape["embed_dim"],
@@ -251,7 +251,7 @@ def _settle_image_size(
         r.settle("data.image_size", choice)
     median_side = int(np.median(sizes_N2.min(axis=1)))
     largest_side = int(sizes_N2.max())
-    choice = choices.choose_image_size(median_side, largest_side, device_type=device_type)
+    choice = model_choices.choose_image_size(median_side, largest_side, device_type=device_type)
     r.settle("data.image_size", choice)
     patch = r.config.model.patch_size or (facts.patch_size if facts is not None else None)
     size = as_pair(r.get("data.image_size"))

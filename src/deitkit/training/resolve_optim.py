@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deitkit.models import name_facts
+from deitkit.models import QuickCNN, family_of, name_facts
 from deitkit.training import choices
 from deitkit.training.choice import Choice
 from deitkit.training.resolution import Resolution, named_shape
@@ -21,9 +21,9 @@ def settle_optimisation(
 ) -> None:
     """Settle "optim" for a model that is known; `free_bytes` as for `choose_device_batch_size`."""
     shape = named_shape(r.config)
-    is_residual = shape.get("stem") == "residual"
-    name = choices.choose_optimizer(fine_tunes=fine_tunes, is_residual=is_residual)
-    r.settle("optim.name", name)
+    pools = shape.get("stem") == "pooling" or family_of(r.config.model.name)[0] is QuickCNN
+    r.settle("optim.name", choices.choose_optimizer(fine_tunes=fine_tunes, pools=pools))
+    r.settle("optim.hidden_lr", choices.choose_hidden_lr(fine_tunes=fine_tunes, pools=pools))
     if fine_tunes:
         gentle = Choice(choices.FINE_TUNING_BATCH_SIZE, "fine-tuning")
         r.settle("optim.batch_size", choices.for_ranks(gentle, num_ranks))

@@ -75,7 +75,7 @@ def check_teacher_path(teacher: TeacherName) -> None:
     do = "check the path"
     if teacher.kind == "bundle":
         do = (
-            "give the folder of an earlier run: `deitkit train data=... model=small_cnn "
+            "give the folder of an earlier run: `deitkit train data=... model=quick_cnn "
             "out=runs/teacher` makes one"
         )
     raise ConfigError("NO_TEACHER", str(teacher.path), "does not exist", do)

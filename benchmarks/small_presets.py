@@ -21,26 +21,25 @@ from queue import Queue
 from results_table import hardware, percent_interval, today_and_commit
 
 ARMS = {
-    "shallow_res, as chosen": [],
-    "nano_conv with AdamW, the earlier choice": [
-        "model=deit_nano_conv_patch{patch}_{side}",
-        "batch_size=128",
-    ],
+    "slim_quick, as chosen": [],
+    "nano_conv with AdamW, the first choice": ["model=deit_nano_conv_patch{patch}_{side}"],
     "AdamW": ["optim.name=adamw"],
+    "Muon, kernels and matrices at the rate of the rest": ["optim.hidden_lr=1"],
+    "Muon, twice the rate of kernels and matrices": ["optim.hidden_lr=12"],
+    "blocks that begin with chance": ["model.weight_init=kaiming"],
     "heads read their token alone": ["model.pool=token"],
     "stem of 2 convolutions, group norm": ["model.stem=conv"],
     "linear stem": ["model.stem=linear"],
     "no convolution in the MLP": ["model.mlp_conv=false"],
-    "stem half as wide": ["model.stem_width=16"],
     "MLP twice as wide": ["model.mlp_ratio=4"],
-    "4 blocks of width 64": ["model.depth=4", "model.embed_dim=64"],
-    "one block": ["model.depth=1"],
-    "width 192": ["model.embed_dim=192"],
-    "batch of 64": ["batch_size=64"],
-    "twice the learning rate": ["batch_size=128", "lr=0.0113"],
+    "two blocks": ["model.depth=2"],
+    "twice as wide: shallow_quick": ["model=deit_shallow_quick_patch{patch}_{side}"],
+    "batches of 64": ["batch_size=64", "lr=0.016"],
     "teacher first, its stem": ["teacher=auto"],
     "teacher first, a new stem": ["teacher=auto", "model.init_stem=new"],
-    "teacher for 15 % of the time": ["teacher=auto", "distill.teacher_share=0.15"],
+    "teacher for half of the time": ["teacher=auto", "distill.teacher_share=0.5"],
+    "no transformer: quick_cnn_narrow": ["model=quick_cnn_narrow"],
+    "no transformer: small_cnn": ["model=small_cnn"],
 }
 SHAPES = {"cifar10": (4, 32), "fashion_mnist": (4, 28), "imagenette": (8, 64)}
 
@@ -83,7 +82,7 @@ def line_of(a: argparse.Namespace, arm: str, core: int) -> str:
         *(["data.channels=1"] if a.name == "fashion_mnist" else []),
     ]
     if not any(one.startswith(("teacher=", "model=")) for one in settings):
-        settings.append(f"model=deit_shallow_res_patch{patch}_{side}")
+        settings.append(f"model=deit_slim_quick_patch{patch}_{side}")
     command = ["taskset", "-c", str(core), sys.executable, "-m", "deitkit", "train", *settings]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=one_thread, capture_output=True, text=True, check=False)

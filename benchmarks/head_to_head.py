@@ -2,7 +2,8 @@
 
     python benchmarks/head_to_head.py fashion_mnist [--only deitkit timm torch] [--budget 10m]
 
-deitkit  `deitkit train data=... budget=... teacher=auto ranks=auto` and nothing else.
+deitkit  `deitkit train data=... budget=... teacher=auto ranks=auto` and nothing else: the student
+         of `python benchmarks/accuracy.py NAME`, which has to be run before.
 timm     what timm's train.py does with its defaults and its token distillation: a distilled
          DeiT-tiny at the images' own size (patches of 4; photographs at 64 px, patches of 8), SGD
          at 0.1 x batch / 256 with momentum, batch 128, cosine, crops from 8 % on, flips, colour
@@ -23,8 +24,6 @@ import io
 import itertools
 import json
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,8 +31,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from finetune import declare_torchvision_ops, fused_scores
-from results_table import hardware, percent_interval, today_and_commit, write_line
+from finetune import declare_torchvision_ops
+from results_table import hardware, percent_interval, rows_of, today_and_commit, write_line
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -83,47 +82,42 @@ def main() -> None:
     row = ROWS[a.name]
     if a.budget:
         row = row._replace(budget_s=round(parse_duration_s(a.budget)))
-    run = a.out / f"head_to_head-{a.name}"
-    arms: dict[str, Callable[[], Ended]] = {
-        "deitkit": lambda: deitkit_arm(row, a.data / a.name, run),
-        "timm": lambda: timm_arm(row, a.data / a.name, run),
-        "torch": lambda: torch_arm(row, a.data / a.name),
-    }
+    run = a.out / f"{a.name}-seed0" / "student0"
     for arm in a.only:
-        ended = arms[arm]()
-        cells = (
-            row.said,
-            arm,
-            f"{ended.model}, {ended.parameters:,}",
-            f"{100 * ended.num_right / ended.num_images:.2f} %",
-            percent_interval(ended.num_right, ended.num_images),
-            f"{ended.seconds:,.0f}",
-            f"{ended.num_seen:,}",
-            f"{hardware()}, {today_and_commit()}",
-        )
-        line = f"| {' | '.join(cells)} |"
+        if arm == "deitkit":
+            line = deitkit_line(row, run)
+        else:
+            ended = (
+                timm_arm(row, a.data / a.name, run)
+                if arm == "timm"
+                else torch_arm(row, a.data / a.name)
+            )
+            cells = (
+                row.said,
+                arm,
+                f"{ended.model}, {ended.parameters:,}",
+                f"{100 * ended.num_right / ended.num_images:.2f} %",
+                percent_interval(ended.num_right, ended.num_images),
+                f"{ended.seconds:,.0f}",
+                f"{ended.num_seen:,}",
+                f"{hardware()}, {today_and_commit()}",
+            )
+            line = f"| {' | '.join(cells)} |"
         print(line, flush=True)
         if not a.budget:
             write_line(line, table="head_to_head.py")
 
 
-def deitkit_arm(row: Row, data: Path, run: Path) -> Ended:
-    settings = [f"data={data}", f"budget={row.budget_s}s", "teacher=auto", "ranks=auto"]
-    settings += [f"out={run}"]
-    settings += ["data.channels=1"] if row.channels == 1 else []
-    started = time.monotonic()
-    subprocess.run([sys.executable, "-m", "deitkit", "train", *settings], check=True)
-    found = fused_scores(run, data)
-    seconds = time.monotonic() - started
+def deitkit_line(row: Row, run: Path) -> str:
+    """As accuracy.py measured it: the same command, data and clock."""
+    found = [cells for cells in rows_of("accuracy.py") if cells[:2] == [row.said, "student"]]
+    if not found or not (run / "result.json").is_file():
+        raise SystemExit(f"no student in {run}: first run `python benchmarks/accuracy.py NAME`")
+    _, _, model, accuracy, interval, seconds, _, measured_on = found[0]
     result = json.loads((run / "result.json").read_text())
-    return Ended(
-        model=result["model"],
-        parameters=result["parameters"],
-        num_right=round(found["top1"] * found["num_images"]),
-        num_images=found["num_images"],
-        seconds=seconds,
-        num_seen=round(result["num_train"] * result["epochs"]),
-    )
+    num_seen = f"{round(result['num_train'] * result['epochs']):,}"
+    cells = (row.said, "deitkit", model, accuracy, interval, seconds, num_seen, measured_on)
+    return f"| {' | '.join(cells)} |"
 
 
 def timm_arm(row: Row, data: Path, run: Path) -> Ended:

@@ -267,7 +267,7 @@ def test_steps_share_model_size_and_crop(photos):
     assert {rung["views.crop"] for rung in ladder.values()} == {"padded"}
     assert {build_config(rung).schedule.epochs for rung in ladder.values()} == {2}
     taught = teacher_settings(ladder, own)
-    assert (taught["model.name"], taught["data.image_size"]) == ("small_cnn", (16, 16))
+    assert (taught["model.name"], taught["data.image_size"]) == ("quick_cnn", (16, 16))
     assert (taught["schedule.epochs"], taught["run.workers"]) == (2, 0)
     assert not any(name.startswith(("views.", "optim.", "distill.")) for name in taught)
 

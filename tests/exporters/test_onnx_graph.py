@@ -61,6 +61,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "pos_embed_cls": False,
         "bundle": {"preprocessing": GREY},
     },
+    "pooling stem": {"name": "deit_slim_quick_distilled_patch4_16"},
+    "quick_cnn": {"name": "quick_cnn_narrow", "bundle": {"temperature": 0.8}},
     "small_cnn": {"name": "small_cnn", "bundle": {"temperature": 0.8}},
     "RegNetY": {"name": "regnety_002", "image_size": 32, "depth": 4},
 }

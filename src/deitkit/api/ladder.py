@@ -147,7 +147,7 @@ def teacher_settings(ladder: Mapping[str, Mapping[str, Any]], own: Mapping[str, 
 
     kept = {k: v for k, v in own.items() if k.partition(".")[0] in ("data", "run", "schedule")}
     size = build_config(next(iter(ladder.values()))).data.image_size
-    name = "regnety_002" if max(as_pair(size)) >= SMALL_SIDE else "small_cnn"
+    name = "regnety_002" if max(as_pair(size)) >= SMALL_SIDE else "quick_cnn"
     return {**kept, "data.image_size": size, "model.name": name, "model.init": "scratch"}
 
 

@@ -15,11 +15,8 @@ MODEL_EPOCHS, STEM_EPOCHS = 30, 10
 FINE_TUNING_EPOCHS = 10
 CPU_MACS_PER_SECOND_AND_CORE = 12e9
 """Multiply-adds a second of training small transformers; only the choice of a size reads it."""
-MIN_STEM_VIEWS = 60_000
-"""Few images are too few steps for a wide network."""
-CPU_PLACES_PER_SECOND_AND_CORE, CPU_SECONDS_PER_VIEW = 280e3, 0.0005
-"""Of the first map of a quick_cnn of width 32 in training, and its share of a step's fixed costs;
-only the choice of a width reads them."""
+CPU_PLACES_PER_SECOND_AND_CORE = 280e3
+"""Of the first map of a quick_cnn of width 32 in training; only the choice of a width reads it."""
 QUICK_WIDTHS = {shape["width"]: name for name, shape in QUICK_CNN.items()}
 """Name by width."""
 
@@ -90,13 +87,11 @@ def choose_stem_width(
     image_size: tuple[int, int], *, num_images: int, budget_s: float, num_cores: int
 ) -> int:
     """Channels of the first pooling block on a CPU: 32 where such a network sees every image ten
-    times within the budget, and `MIN_STEM_VIEWS` in all, else 16, which is up to three times as
-    fast."""
+    times within the budget, else 16, which is three times as fast."""
     stride = input_stride(max(image_size))
     places = (image_size[0] // stride) * (image_size[1] // stride)
-    view_s = places / (CPU_PLACES_PER_SECOND_AND_CORE * num_cores) + CPU_SECONDS_PER_VIEW
-    num_views = max(STEM_EPOCHS * num_images, MIN_STEM_VIEWS)
-    return 32 if num_views * view_s <= budget_s else 16
+    rate = CPU_PLACES_PER_SECOND_AND_CORE * num_cores
+    return 32 if places * num_images * STEM_EPOCHS / rate <= budget_s else 16
 
 
 def choose_auto_teacher(

@@ -64,7 +64,7 @@ GPU_ROW = Row(
     needs_cuda=True,
 )
 ROWS = {
-    "digits": Row(said="digits 8x8, 5-fold mean", folder=None, budget_s=24, folds=5),
+    "digits": Row(said="digits 8x8, 5-fold mean", folder=None, budget_s=22, folds=5),
     "fashion_mnist": Row(
         said="Fashion-MNIST 28x28",
         folder="fashion_mnist",

@@ -82,7 +82,7 @@ def test_what_is_chosen_is_what_is_said():
     assert f"about {100 * TEACHER_SHARE:.0f} % of the student's time" in words
     assert MIN_VIEW_SHARE == CHEAP_TEACHER == 0.1 and MIN_VIEW_EPOCHS == 10
     assert "at least a tenth of the epochs and ten" in words
-    shares = f"{100 * STEM_SHARE:.0f} % of the time for a small CNN and {100 * AUTO_SHARE:.0f} %"
+    shares = f"{100 * STEM_SHARE:.0f} % of the time for a quick_cnn and {100 * AUTO_SHARE:.0f} %"
     assert f"`auto` takes {shares} for a RegNetY" in words
     assert AUTO_EPOCHS_SHARE == 1 / 4 and "a quarter of the epochs" in words
 

@@ -49,7 +49,7 @@ def test_every_step_is_an_ordinary_run(ladder):
         assert config["distill"]["kind"] == ("hard" if taught else "none")
         assert config["distill"]["teacher"] == (str(out / "teacher") if taught else None)
         assert config["model"]["init"] == "scratch"
-    assert config_of(out, "teacher")["model"]["name"] == "small_cnn"
+    assert config_of(out, "teacher")["model"]["name"] == "quick_cnn"
     order = [line.split("] ")[1] for line in ended.err.splitlines() if line.startswith("[")]
     assert order == ["teacher", *(f"{step}, seed {seed}" for seed in (0, 1) for step in STEPS)]
 

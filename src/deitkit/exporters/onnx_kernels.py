@@ -13,15 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+FIXED = "filters"
+"""How names of kernels end that are not learnt. Those whiten: each takes the difference of large
+values, and rounding would let the values themselves through."""
+
 Kernels = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]
 
 
 def store_kernels_as_bytes(onnx: Any, graph: Any) -> None:
-    """Put a DequantizeLinear in front of each Conv, with the kernels it had as unsigned bytes."""
+    """Put a DequantizeLinear in front of each Conv that learnt, with the kernels it had as unsigned
+    bytes."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[Any] = []
     for node in graph.node:
-        tensor = constants.pop(node.input[1], None) if node.op_type == "Conv" else None
+        is_learnt = node.op_type == "Conv" and not node.input[1].endswith(FIXED)
+        tensor = constants.pop(node.input[1], None) if is_learnt else None
         if tensor is not None:
             kernels_OIRS = onnx.numpy_helper.to_array(tensor)
             names = [f"{tensor.name}_{part}" for part in ("bytes", "scale", "zero")]

@@ -116,6 +116,7 @@ def draw(ax: Any, name: str) -> None:
         "published transformers": published.transformers,
         "published convolutional networks": published.convolutional,
     }
+    dearest = max(p.pflop for points in series.values() for p in points)
     for style, (colour, marker) in STYLES.items():
         points = series.get(style, [])
         ax.plot(
@@ -128,10 +129,18 @@ def draw(ax: Any, name: str) -> None:
             label=style,
         )
         for p in points if style.startswith("published") else []:
+            # Below to the right, but the dearest to the left: the axis ends there.
+            side = -1 if p.pflop > dearest / 10 else 1
             ax.annotate(
-                p.label, (p.pflop, p.percent), (6, -12), textcoords="offset points", fontsize=8
+                p.label,
+                (p.pflop, p.percent),
+                (6 * side, -12),
+                textcoords="offset points",
+                fontsize=8,
+                horizontalalignment="left" if side == 1 else "right",
             )
     ax.set_xscale("log")
+    ax.margins(x=0.06, y=0.1)
     ax.set_title(name.split(" ")[0])
     ax.set_xlabel("PFLOP of training, teacher included")
     ax.set_ylabel("test accuracy, %")

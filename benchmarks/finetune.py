@@ -71,35 +71,24 @@ def write_folder(root: Path, folder: Path) -> list[str]:
 
 def run_deitkit(root: Path, weights: Path, budget_s: float) -> dict:
     out = root / "run"
+    command = [sys.executable, "-m", "deitkit"]
     start = time.monotonic()
     subprocess.run(
         [
-            *(
-                sys.executable,
-                "-m",
-                "deitkit",
-                "train",
-                f"data={root / 'train'}",
-                f"init={weights}",
-                f"out={out}",
-            ),
+            *(*command, "train", f"data={root / 'train'}", f"init={weights}", f"out={out}"),
             f"budget={round(budget_s)}s",
         ],
         check=True,
     )
     seconds = time.monotonic() - start
-    return {"accuracy": fused_scores(out, root / "test")["top1"], "seconds": seconds}
-
-
-def fused_scores(run: Path, data: Path) -> dict:
-    """What `deitkit evaluate` says of both heads together."""
     said = subprocess.run(
-        [sys.executable, "-m", "deitkit", "evaluate", str(run), f"data={data}", "--json"],
+        [*command, "evaluate", str(out), f"data={root / 'test'}", "--json"],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    return json.loads(said)["heads"]["fused"]
+    top1 = json.loads(said)["heads"]["fused"]["top1"]
+    return {"accuracy": top1, "seconds": seconds}
 
 
 @cache

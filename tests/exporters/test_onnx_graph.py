@@ -115,8 +115,9 @@ def test_int8_is_a_quarter_and_says_nearly_the_same(bundle):
     model = onnx.load_from_string(small)
     images = pictures(7, 31, 20, bundle.preprocessing.channels)
     drift = np.abs(run(small, images)["probabilities"] - run(content, images)["probabilities"])
-    # Heads of a network that learnt nothing magnify what little its pictures differ by.
-    assert 1e-6 < drift.max() < 0.2
+    pools = bundle.model_config["name"].startswith(("quick_cnn", "deit_slim_quick"))
+    # Pooling networks that learnt nothing have pictures that differ by little, which heads magnify.
+    assert 1e-6 < drift.max() < (0.2 if pools else 0.15)
     # What is left in 32 bits is no matrix and no kernel.
     kept = [
         tensor.name
@@ -125,7 +126,6 @@ def test_int8_is_a_quarter_and_says_nearly_the_same(bundle):
     ]
     assert not [name for name in kept if "weight" in name], kept
     # Filters that whiten are differences of large values: rounded, they let those through.
-    pools = bundle.model_config["name"].startswith(("quick_cnn", "deit_slim_quick"))
     assert any(name.endswith("filters") for name in kept) == pools
     small_types = onnx.TensorProto.INT8, onnx.TensorProto.UINT8
     weights = [t for t in model.graph.initializer if t.data_type in small_types]

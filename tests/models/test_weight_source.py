@@ -183,7 +183,7 @@ def test_any_shape_is_inferred_back(
         "patch_size": patch_size,
         "embed_dim": dim,
         "num_heads": heads,
-        "depth": 3,
+        "depth": 1,
         "mlp_ratio": (hidden + 0.5) / dim,
         "distilled": distilled,
         "pos_embed_cls": pos_embed_cls,

@@ -190,7 +190,7 @@ def test_the_width_of_a_student_and_its_teacher_by_hand(budget_s, width, size, t
     """32 x 32 places of 45,000 images ten times, 280,000 places a second on each of two cores:
     823 s."""
     known = {"num_images": 45_000, "budget_s": budget_s, "num_cores": 2}
-    assert model_choices.choose_stem_width((32, 32), **known) == width
+    assert model_choices.stem_width_for((32, 32), **known) == width
     model = model_choices.choose_model((32, 32), has_teacher=True, device_type="cpu", **known)
     assert model.value == f"deit_{size}_quick_distilled_patch4_32"
     own = model_choices.choose_auto_teacher((32, 32), device_type="cpu", stem_width=None, **known)
@@ -225,10 +225,11 @@ def test_mixing_and_crops_have_reasons(num_epochs, has_teacher):
 
 def test_every_chooser_returns_choices():
     """A new choice without a reason does not go unnoticed."""
-    for name, chooser in inspect.getmembers(choices, inspect.isfunction):
-        if name.startswith("choose_") and name != "choose_patch_size":
-            annotation = inspect.signature(chooser).return_annotation
-            assert "Choice" in str(annotation), name
+    for module in (choices, model_choices):
+        for name, chooser in inspect.getmembers(module, inspect.isfunction):
+            if name.startswith("choose_"):
+                annotation = inspect.signature(chooser).return_annotation
+                assert "Choice" in str(annotation), name
     assert Choice._fields == ("value", "reason")
 
 

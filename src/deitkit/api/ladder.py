@@ -114,9 +114,9 @@ def fit_to_data(
 
     A step's own file may still set them.
     """
-    from deitkit.models import named_like
+    from deitkit.models import named_like, patch_size_for
     from deitkit.runtime.device import pick_device
-    from deitkit.training.model_choices import SMALL_SIDE, choose_patch_size
+    from deitkit.training.model_choices import SMALL_SIDE
     from deitkit.training.resolve import as_pair, resolve_from_data
 
     config = with_values(build_config(_without(own, "distill")), {"model.init": "scratch"})
@@ -127,7 +127,7 @@ def fit_to_data(
     is_small = resolved.get("data.crop_ratio") == 1.0 and max(size) <= SMALL_SIDE
     side = max(size)
     shared = {
-        "model.name": f"deit_micro_patch{choose_patch_size(side)}_{side}",
+        "model.name": f"deit_micro_patch{patch_size_for(side)}_{side}",
         "data.image_size": size,
         "views.crop": "padded" if is_small else "random_resized",
     }

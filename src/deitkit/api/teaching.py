@@ -216,9 +216,11 @@ def train_auto_teacher(
 
 
 def _teacher_share(config: RunConfig, model: str) -> float:
+    from deitkit.models.quick_cnn import QUICK_CNN
+
     share = config.distill.teacher_share
     if share is None:
-        return STEM_SHARE if model.startswith("quick_cnn") else AUTO_SHARE
+        return STEM_SHARE if model in QUICK_CNN else AUTO_SHARE
     if not 0 < share <= MAX_TEACHER_SHARE:
         raise ConfigError(
             "DISTILL",
@@ -233,23 +235,21 @@ def auto_settings(request: Request, dataset: Dataset, *, device_type: str) -> di
     """Settings of the teacher that is trained first: a CNN, without smoothing or Mixup.
 
     Raises:
-        ConfigError: DISTILL, a share of the budget that cannot be.
+        ConfigError: DISTILL, a share of the budget that cannot be; IMAGE_SIZE.
     """
     from deitkit.runtime.processors import usable_cpus
-    from deitkit.training.model_choices import choose_auto_teacher, choose_image_size
-    from deitkit.training.resolution import named_shape
-    from deitkit.training.resolve import as_pair, budget_s
+    from deitkit.training.model_choices import choose_auto_teacher
+    from deitkit.training.resolution import Resolution, named_shape
+    from deitkit.training.resolve import as_pair, budget_s, settle_image_size
 
     config = request.config
     values = flatten(config)
     shape = {} if config.model.name == AUTO else named_shape(config)
-    side = int(sorted(dataset.train.sizes.min(axis=1))[len(dataset.train) // 2])
-    size = config.data.image_size
-    if size == AUTO:
-        largest = int(dataset.train.sizes.max())
-        size = shape.get("image_size") or (
-            choose_image_size(side, largest, device_type=device_type).value
-        )
+    r = Resolution(config)
+    num_cores = usable_cpus()
+    settle_image_size(
+        r, dataset.train.sizes, device_type=device_type, num_cores=num_cores, start=None
+    )
     settings: dict[str, Any] = {
         name: values[name] for name in SHARED_SETTINGS if values[name] != AUTO
     }
@@ -257,11 +257,11 @@ def auto_settings(request: Request, dataset: Dataset, *, device_type: str) -> di
         "data": request.source,
         "out": str(request.folder / TEACHER_FOLDER),
         "model": choose_auto_teacher(
-            as_pair(size),
+            as_pair(r.get("data.image_size")),
             num_images=len(dataset.train),
             budget_s=budget_s(config),
             device_type=device_type,
-            num_cores=usable_cpus(),
+            num_cores=num_cores,
             stem_width=shape.get("stem_width") if shape.get("stem") == "pooling" else None,
         ).value,
         "init": "scratch",

@@ -3,7 +3,7 @@
 from deitkit.models.adapt import start_from
 from deitkit.models.base import ImageModel
 from deitkit.models.deit import DeiT
-from deitkit.models.deit_names import named_like
+from deitkit.models.deit_names import named_like, patch_size_for
 from deitkit.models.factory import create_model, family_of, list_models, model_names_like
 from deitkit.models.name_facts import NameFacts, name_facts
 from deitkit.models.noise import ModelNoise
@@ -32,6 +32,7 @@ __all__ = [
     "model_names_like",
     "name_facts",
     "named_like",
+    "patch_size_for",
     "resize_pos_embed",
     "start_from",
     "summary_table",

@@ -53,6 +53,14 @@ _NAME = re.compile(
 )
 
 
+def patch_size_for(side: int) -> int:
+    """Pixels a side of a patch, so that an image of `side` pixels is 16 to 200 tokens."""
+    for largest_side, patch in ((16, 2), (40, 4), (96, 8)):
+        if side <= largest_side:
+            return patch
+    return 16
+
+
 def parse_deit_name(name: str) -> dict[str, Any] | None:
     """What `deit_{size}[_conv|_quick][_distilled]_patch{P}_{S}` means; None for other names."""
     match = _NAME.fullmatch(name)

@@ -176,7 +176,9 @@ def _inner(config: Config, table: str, key: str) -> Any:
 def _num_heads(embed_dim: int, depth: int, config: Config, format: str) -> int:
     heads = said_num_heads(config)
     if heads is None:
-        family = (s for s in SIZES.values() if (s["embed_dim"], s["depth"]) == (embed_dim, depth))
+        # Sizes that stand behind a stem of their own are no guess for plain weights.
+        plain = (shape for shape in SIZES.values() if "stem_width" not in shape)
+        family = (s for s in plain if (s["embed_dim"], s["depth"]) == (embed_dim, depth))
         heads = next((shape["num_heads"] for shape in family), None)
         if format == "tutorial":
             heads = TUTORIAL["num_heads"]

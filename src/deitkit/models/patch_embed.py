@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from deitkit.models.quick_cnn import PoolingBlock, Whitening, pooling_blocks
+from deitkit.models.quick_cnn import PoolingBlock, Whitening, input_stride, pooling_blocks
 
 STEMS = ("linear", "conv", "pooling")
 
@@ -69,7 +69,7 @@ class PoolingStem(nn.Module):
 
     def __init__(self, *, in_channels: int, embed_dim: int, patch_size: int, width: int) -> None:
         super().__init__()
-        stride = max(1, patch_size // 4)
+        stride = input_stride(patch_size)
         self.stem = Whitening(in_channels, stride)
         num_halvings = (patch_size // stride).bit_length() - 1
         self.blocks = pooling_blocks(self.stem.out_channels, width, num_halvings)

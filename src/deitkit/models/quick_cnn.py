@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from deitkit.flow import StudentOutput
 from deitkit.models import checks
 from deitkit.models.base import ImageModel
+from deitkit.models.deit_names import patch_size_for
 from deitkit.models.initialise import init_convnet, pass_through
 from deitkit.models.noise import ModelNoise
 
@@ -33,10 +34,10 @@ WHITENING_FLOOR = 5e-4
 """Added to each component's variance, so that noise is not made large."""
 
 
-def input_stride(side: int) -> int:
-    """Of the first convolution, for images whose longer side has so many pixels: the quarter of the
-    patch that a transformer would get."""
-    return 1 if side <= 40 else 2 if side <= 96 else 4
+def input_stride(patch_size: int) -> int:
+    """Of the first convolution: two pooling blocks then lead to the grid of such patches, and one
+    to that of patches of 2."""
+    return max(1, patch_size // 4)
 
 
 def _cosines(num: int) -> Tensor:
@@ -142,7 +143,7 @@ class QuickCNN(ImageModel):
         checks.check_size(9 * (2 * MAX_COMPONENTS + 53 * width) * width + 4 * width * num_classes)
         self.num_classes, self.in_channels = num_classes, in_channels
         self.embed_dim = 4 * width
-        self.stem = Whitening(in_channels, input_stride(max(self.image_size)))
+        self.stem = Whitening(in_channels, input_stride(patch_size_for(max(self.image_size))))
         self.blocks = pooling_blocks(self.stem.out_channels, width, 3)
         self.head = nn.Linear(self.embed_dim, num_classes)
         init_convnet(self)

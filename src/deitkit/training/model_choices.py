@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deitkit.models.deit_names import SIZES
+from deitkit.models.deit_names import SIZES, patch_size_for
 from deitkit.models.quick_cnn import QUICK_CNN, input_stride
 from deitkit.training.choice import Choice
 
@@ -19,12 +19,13 @@ CPU_PLACES_PER_SECOND_AND_CORE = 280e3
 """Of the first map of a quick_cnn of width 32 in training; only the choice of a width reads it."""
 QUICK_WIDTHS = {shape["width"]: name for name, shape in QUICK_CNN.items()}
 """Name by width."""
+WIDE = QUICK_CNN["quick_cnn_wide"]["width"]
 
 
 def choose_image_size(median_side: int, largest_side: int, *, device_type: str) -> Choice:
     """Pixels a side: small images as they are, photographs as the machine can afford."""
     if largest_side <= SMALL_SIDE:
-        patch = choose_patch_size(largest_side)
+        patch = patch_size_for(largest_side)
         side = max(patch, patch * round(median_side / patch))
         return Choice((side, side), f"the images have {median_side} pixels a side")
     affordable = SMALL_SIDE if device_type == "cpu" else 224
@@ -34,14 +35,6 @@ def choose_image_size(median_side: int, largest_side: int, *, device_type: str) 
         f"images of about {median_side} pixels; {affordable} is what a {device_type} learns from "
         "scratch in reasonable time",
     )
-
-
-def choose_patch_size(side: int) -> int:
-    """So that an image is 16 to 200 tokens."""
-    for largest_side, patch in ((16, 2), (40, 4), (96, 8)):
-        if side <= largest_side:
-            return patch
-    return 16
 
 
 def choose_model(
@@ -54,24 +47,24 @@ def choose_model(
     num_cores: int,
 ) -> Choice:
     """The largest DeiT that sees every image 30 times within the budget; on a CPU, where there is
-    less time, one block behind pooling stages of `choose_stem_width`."""
+    less time, one block behind pooling stages of `stem_width_for`."""
     side = max(image_size)
-    patch = choose_patch_size(side)
+    patch = patch_size_for(side)
     num_tokens = (image_size[0] // patch) * (image_size[1] // patch) + 1 + has_teacher
     is_cpu = device_type == "cpu"
     rate = CPU_MACS_PER_SECOND_AND_CORE * num_cores if is_cpu else 5e13
-    size = "tiny"
-    for candidate in ("tiny", "micro") if is_cpu else ("small",):
-        macs = _transformer_macs(num_tokens, **SIZES[candidate])
-        if 3 * macs * num_images * MODEL_EPOCHS / rate <= budget_s:
-            size = candidate
-            break
-    else:
-        if is_cpu:
-            width = choose_stem_width(
-                image_size, num_images=num_images, budget_s=budget_s, num_cores=num_cores
-            )
-            size = "shallow" if width == SIZES["shallow"]["stem_width"] else "slim"
+
+    def fits(size: str) -> bool:
+        macs = _transformer_macs(num_tokens, **SIZES[size])
+        return 3 * macs * num_images * MODEL_EPOCHS / rate <= budget_s
+
+    size = next(filter(fits, ("tiny", "micro") if is_cpu else ("small",)), None)
+    if size is None and is_cpu:
+        width = stem_width_for(
+            image_size, num_images=num_images, budget_s=budget_s, num_cores=num_cores
+        )
+        size = "shallow" if width == SIZES["shallow"]["stem_width"] else "slim"
+    size = size or "tiny"
     token = " and a distillation token for the teacher" if has_teacher else ""
     return Choice(
         f"deit_{size}{'_quick' if is_cpu else '_conv'}{'_distilled' if has_teacher else ''}"
@@ -83,12 +76,12 @@ def choose_model(
     )
 
 
-def choose_stem_width(
+def stem_width_for(
     image_size: tuple[int, int], *, num_images: int, budget_s: float, num_cores: int
 ) -> int:
     """Channels of the first pooling block on a CPU: 32 where such a network sees every image ten
     times within the budget, else 16, which is three times as fast."""
-    stride = input_stride(max(image_size))
+    stride = input_stride(patch_size_for(max(image_size)))
     places = (image_size[0] // stride) * (image_size[1] // stride)
     rate = CPU_PLACES_PER_SECOND_AND_CORE * num_cores
     return 32 if places * num_images * STEM_EPOCHS / rate <= budget_s else 16
@@ -111,13 +104,14 @@ def choose_auto_teacher(
     is_cpu = device_type == "cpu"
     if max(image_size) > SMALL_SIDE and not is_cpu and num_images >= AUTO_REGNET_IMAGES:
         return Choice("regnety_004", "photographs enough for a RegNetY")
-    width = stem_width if stem_width in QUICK_WIDTHS else None
-    if width is None:
-        width = 64
-        if is_cpu:
-            width = choose_stem_width(
-                image_size, num_images=num_images, budget_s=budget_s, num_cores=num_cores
-            )
+    if stem_width in QUICK_WIDTHS:
+        width = stem_width
+    elif is_cpu:
+        width = stem_width_for(
+            image_size, num_images=num_images, budget_s=budget_s, num_cores=num_cores
+        )
+    else:
+        width = WIDE
     return Choice(QUICK_WIDTHS[width], "small images, few of them, or no accelerator")
 
 

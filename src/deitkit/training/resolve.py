@@ -57,7 +57,7 @@ def resolve_from_data(
     sizes_N2 = dataset.train.sizes
     for seed in ("run.view_seed", "run.weight_seed"):
         r.settle(seed, Choice(config.run.seed, "the run's seed"))
-    _settle_image_size(r, sizes_N2, device_type=device_type, num_cores=num_cores, start=start)
+    settle_image_size(r, sizes_N2, device_type=device_type, num_cores=num_cores, start=start)
     image_size = as_pair(r.get("data.image_size"))
     r.config = with_values(r.config, {"data.image_size": image_size})
     if start is not None:
@@ -221,7 +221,7 @@ def model_arguments(config: RunConfig, *, num_classes: int) -> dict[str, Any]:
     }
 
 
-def _settle_image_size(
+def settle_image_size(
     r: Resolution,
     sizes_N2: np.ndarray,
     *,
@@ -229,6 +229,11 @@ def _settle_image_size(
     num_cores: int,
     start: Start | None,
 ) -> None:
+    """Settle "data.image_size" by the model's name, its start, or the pictures' own `sizes_N2`.
+
+    Raises:
+        ConfigError: IMAGE_SIZE, one that the model's patches do not divide.
+    """
     name = r.config.model.name
     facts = None if name == AUTO else name_facts(name)
     if facts is not None and facts.image_size is not None:

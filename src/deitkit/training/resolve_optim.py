@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deitkit.models import QuickCNN, family_of, name_facts
+from deitkit.models import name_facts
+from deitkit.models.quick_cnn import QUICK_CNN
 from deitkit.training import choices
 from deitkit.training.choice import Choice
 from deitkit.training.resolution import Resolution, named_shape
@@ -21,7 +22,7 @@ def settle_optimisation(
 ) -> None:
     """Settle "optim" for a model that is known; `free_bytes` as for `choose_device_batch_size`."""
     shape = named_shape(r.config)
-    pools = shape.get("stem") == "pooling" or family_of(r.config.model.name)[0] is QuickCNN
+    pools = shape.get("stem") == "pooling" or r.config.model.name in QUICK_CNN
     r.settle("optim.name", choices.choose_optimizer(fine_tunes=fine_tunes, pools=pools))
     r.settle("optim.hidden_lr", choices.choose_hidden_lr(fine_tunes=fine_tunes, pools=pools))
     if fine_tunes:

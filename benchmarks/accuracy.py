@@ -9,6 +9,8 @@ alone     the same transformer without a teacher, with the teacher's time as wel
 cnn       a convolutional network for the same time
 
 All else is deitkit's default, but for `ranks=auto`: one process or one a core, whichever is faster.
+Runs below ten minutes have three seeds. What the student gains over each of the others is a second
+table: over one seed paired by image (Newcombe's interval, McNemar's test), over several by seed.
 Rows that need a GPU say so where there is none. `cifar10_to_94` has been won at a budget where the
 student's accuracy is 94.0 % or more: try smaller ones with --budget.
 """
@@ -21,19 +23,26 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from results_table import hardware, percent_interval, today_and_commit, write_line
 
 import deitkit
+from deitkit.api.freeze import no_progress
 from deitkit.cli.demo import load_digits
 from deitkit.config import parse_duration_s
+from deitkit.evaluation.paired import paired_gain
+from deitkit.reporting.ablation import t_interval
 from deitkit.reporting.console import TrainingConsole
 
-ARMS = ("student", "alone", "cnn")
+STUDENT = "student"
+ARMS = (STUDENT, "alone", "cnn")
+OTHERS = ("its teacher", "alone", "cnn")
 FLOP_PER_MAC, PASSES = 2, 3
 """Backward costs two forwards."""
 TEST_SHARE = 0.04
@@ -52,6 +61,7 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     cnn: str = "quick_cnn"
     folds: int = 1
+    seeds: tuple[int, ...] = (0,)
     needs_cuda: bool = False
 
 
@@ -64,7 +74,9 @@ GPU_ROW = Row(
     needs_cuda=True,
 )
 ROWS = {
-    "digits": Row(said="digits 8x8, 5-fold mean", folder=None, budget_s=22, folds=5),
+    "digits": Row(
+        said="digits 8x8, 5-fold mean", folder=None, budget_s=22, folds=5, seeds=(0, 1, 2)
+    ),
     "fashion_mnist": Row(
         said="Fashion-MNIST 28x28",
         folder="fashion_mnist",
@@ -88,13 +100,13 @@ ROWS = {
 
 
 class Measured(NamedTuple):
-    """One network of one arm, over all folds."""
+    """One network of one arm, of one fold or of all."""
 
     model: str
     parameters: int
-    num_right: int
-    num_images: int
     fold_accuracies: tuple[float, ...]
+    right_N: NDArray[np.bool_]
+    """Whether each test image is, in the order of the data; fold after fold."""
     seconds: float
     pflop: float
 
@@ -104,7 +116,7 @@ def main() -> None:
     parser.add_argument("name", choices=ROWS)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="*", help="as many as the row owes, from 0")
     parser.add_argument("--budget", help="60s, 10m; written down where left out")
     parser.add_argument("--only", nargs="*", choices=ARMS, default=ARMS)
     parser.add_argument("--set", nargs="*", default=[], help="name=value, for all arms")
@@ -114,26 +126,53 @@ def main() -> None:
         raise SystemExit(f"{row.said}: no CUDA device here, so not measured")
     if asked.budget:
         row = replace(row, budget_s=round(parse_duration_s(asked.budget)))
-    out = asked.out / f"{asked.name}-seed{asked.seed}"
+    if asked.seeds:
+        row = replace(row, seeds=tuple(asked.seeds))
+    folder = asked.out / asked.name
     more = dict(one.split("=", 1) for one in asked.set)
     for arm in asked.only:
-        parts: dict[str, list[Measured]] = {}
-        for fold in range(row.folds):
-            for name, measured in measure(row, arm, fold, out / f"{arm}{fold}", asked, more):
-                parts.setdefault(name, []).append(measured)
-        for name, folds in parts.items():
-            line = table_line(row.said, name, together(folds), asked.seed)
-            print(line, flush=True)
-            if not asked.budget:
-                write_line(line, table="accuracy.py")
+        parts: dict[str, list[list[Measured]]] = {}
+        for seed in row.seeds:
+            for name, folds in measure(row, arm, seed, asked, more).items():
+                parts.setdefault(name, []).append(folds)
+        for name, seeds in parts.items():
+            found = [together(folds) for folds in seeds]
+            for seed, one_seed in zip(row.seeds, found, strict=True):
+                np.save(seed_folder(folder, seed) / f"{name}.npy", one_seed.right_N)
+            show(table_line(row, name, found), table="accuracy.py", writes=not asked.budget)
+    for name in OTHERS:
+        if line := gain_line(row, name, folder):
+            show(line, table="gains", writes=not asked.budget)
+
+
+def show(line: str, *, table: str, writes: bool) -> None:
+    print(line, flush=True)
+    if writes:
+        write_line(line, table=table)
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    return folder.with_name(f"{folder.name}-seed{seed}")
 
 
 def measure(
-    row: Row, arm: str, fold: int, out: Path, asked: argparse.Namespace, more: dict[str, str]
+    row: Row, arm: str, seed: int, asked: argparse.Namespace, more: dict[str, str]
+) -> dict[str, list[Measured]]:
+    """Train the arm in each fold; what came of it by fold, and of the teachers it trained."""
+    found: dict[str, list[Measured]] = {}
+    for fold in range(row.folds):
+        out = seed_folder(asked.out / asked.name, seed) / f"{arm}{fold}"
+        for name, measured in measure_fold(row, arm, seed, fold, out, asked.data, more):
+            found.setdefault(name, []).append(measured)
+    return found
+
+
+def measure_fold(
+    row: Row, arm: str, seed: int, fold: int, out: Path, data: Path, more: dict[str, str]
 ) -> list[tuple[str, Measured]]:
     """Train the arm once; (name, what came of it) of it and of the teacher it trained."""
     own = {"student": {"teacher": "auto"}, "alone": {}, "cnn": {"model": row.cnn}}[arm]
-    train_data, test_data = load(row, asked.data, fold)
+    train_data, test_data = load(row, data, fold)
     token = "_distilled" if arm == "student" else ""
     settings = {
         name: value.format(token=token) if isinstance(value, str) else value
@@ -141,10 +180,10 @@ def measure(
         if arm != "cnn" or not name.startswith("model")
     }
     budget = f"{round((1 - TEST_SHARE) * row.budget_s)}s"
-    settings |= {"budget": budget, "seed": asked.seed, "out": str(out), **own, **more}
+    settings |= {"budget": budget, "seed": seed, "out": str(out), **own, **more}
     started = time.monotonic()
     run = train(train_data, settings)
-    evaluation = run.evaluate(test_data, split=None)
+    right_N = answers_right(run, test_data)
     seconds = time.monotonic() - started
     taught = out / "teacher"
     found = []
@@ -153,11 +192,18 @@ def measure(
         teacher = deitkit.open_run(taught)
         teacher_pflop = training_pflop(teacher)
         own_seconds = float(result_of(teacher)["command_seconds"])
-        answers = teacher.evaluate(test_data, split=None)
-        found = [("its teacher", one(teacher, answers, own_seconds, teacher_pflop))]
+        teacher_right_N = answers_right(teacher, test_data)
+        found = [("its teacher", one(teacher, teacher_right_N, own_seconds, teacher_pflop))]
         teacher_pflop += asking_pflop(run, teacher)
     whole = training_pflop(run) + teacher_pflop
-    return [(arm, one(run, evaluation, seconds, whole)), *found]
+    return [(arm, one(run, right_N, seconds, whole)), *found]
+
+
+def answers_right(run: deitkit.Run, data: Any) -> NDArray[np.bool_]:
+    """Whether each of the N test images is answered right."""
+    images, _ = run.labelled_images(data, None, no_progress)
+    right_N: NDArray[np.bool_] = run.predictor.fused_logits(images).argmax(axis=1) == images.labels
+    return right_N
 
 
 def train(data: Any, settings: dict[str, Any]) -> deitkit.Run:
@@ -173,27 +219,21 @@ def train(data: Any, settings: dict[str, Any]) -> deitkit.Run:
     return run
 
 
-def one(run: deitkit.Run, evaluation: Any, seconds: float, pflop: float) -> Measured:
-    num = evaluation.fused.num_images
+def one(run: deitkit.Run, right_N: NDArray[np.bool_], seconds: float, pflop: float) -> Measured:
     return Measured(
         model=result_of(run)["model"],
         parameters=result_of(run)["parameters"],
-        num_right=round(evaluation.accuracy * num),
-        num_images=num,
-        fold_accuracies=(evaluation.accuracy,),
+        fold_accuracies=(float(right_N.mean()),),
+        right_N=right_N,
         seconds=seconds,
         pflop=pflop,
     )
 
 
 def together(folds: list[Measured]) -> Measured:
-    first = folds[0]
-    return Measured(
-        model=first.model,
-        parameters=first.parameters,
-        num_right=sum(f.num_right for f in folds),
-        num_images=sum(f.num_images for f in folds),
+    return folds[0]._replace(
         fold_accuracies=tuple(a for f in folds for a in f.fold_accuracies),
+        right_N=np.concatenate([f.right_N for f in folds]),
         seconds=sum(f.seconds for f in folds),
         pflop=sum(f.pflop for f in folds),
     )
@@ -241,19 +281,51 @@ def load(row: Row, data: Path, fold: int) -> tuple[Any, Any]:
     return train, test
 
 
-def table_line(said: str, arm: str, measured: Measured, seed: int) -> str:
-    interval = percent_interval(measured.num_right, measured.num_images)
+def table_line(row: Row, arm: str, seeds: list[Measured]) -> str:
+    """The mean over seeds, and each; the interval is that of the images of one."""
+    num_images = len(seeds[0].right_N)
+    num_right = round(fmean(int(one_seed.right_N.sum()) for one_seed in seeds))
+    of_each = [100 * fmean(one_seed.fold_accuracies) for one_seed in seeds]
+    each = f" ({', '.join(f'{a:.2f}' for a in of_each)})" if len(seeds) > 1 else ""
     cells = (
-        said,
+        row.said,
         arm,
-        f"{measured.model}, {measured.parameters:,}",
-        f"{100 * float(np.mean(measured.fold_accuracies)):.2f} %",
-        interval,
-        f"{measured.seconds:,.0f}",
-        f"{measured.pflop:.3g}",
-        f"{hardware()}, seed {seed}, {today_and_commit()}",
+        f"{seeds[0].model}, {seeds[0].parameters:,}",
+        f"{fmean(of_each):.2f} %{each}",
+        percent_interval(num_right, num_images),
+        f"{fmean(one_seed.seconds for one_seed in seeds):,.0f}",
+        f"{fmean(one_seed.pflop for one_seed in seeds):.3g}",
+        f"{hardware()}, {seeds_said(row)}, {today_and_commit()}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def gain_line(row: Row, other: str, folder: Path) -> str | None:
+    """What the student has over another arm; None where a seed of either was not measured here."""
+    places = [seed_folder(folder, seed) for seed in row.seeds]
+    if not all((place / f"{name}.npy").is_file() for place in places for name in (STUDENT, other)):
+        return None
+    gains = [
+        paired_gain(np.load(place / f"{STUDENT}.npy"), np.load(place / f"{other}.npy"))
+        for place in places
+    ]
+    differences = [gain.difference or 0.0 for gain in gains]
+    low, high = gains[0].interval if len(gains) == 1 else t_interval(differences)
+    p_value = f"{gains[0].p_value:.2g}" if len(gains) == 1 else ""
+    cells = (
+        row.said,
+        f"student less {other}",
+        f"{100 * fmean(differences):+.2f} ({100 * low:+.2f} to {100 * high:+.2f})",
+        p_value,
+        f"{seeds_said(row)}, {today_and_commit()}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def seeds_said(row: Row) -> str:
+    if len(row.seeds) == 1:
+        return f"seed {row.seeds[0]}"
+    return f"seeds {', '.join(map(str, row.seeds))}"
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ FOLDER holds cifar10/ (Parquet) and weights/deit_tiny_patch16_224/. The first 10
 images a class are learnt from, the 10,000 test images only measured on. The clock of an arm starts
 with its process and stops when training ends; measuring on the test images comes after it.
 
-deitkit      `deitkit train data=... init=... budget=...` and nothing else; a tenth of its images
-             goes to its validation.
+race         `deitkit train data=... init=... budget=... strategy=auto` and nothing else; a tenth of
+             its images goes to its validation.
+deitkit      the same without strategy=auto: the start is fine-tuned.
 probe        logistic regression on standardised class-token features, at 128 and at 224 px.
 timm         timm's own model, transforms, optimizer and schedule with the defaults of its train.py
              (SGD 0.1 x batch / 256, cosine, 5 epochs of warm-up, batch 128), epochs cut to the
@@ -69,14 +70,15 @@ def write_folder(root: Path, folder: Path) -> list[str]:
     return names
 
 
-def run_deitkit(root: Path, weights: Path, budget_s: float) -> dict:
-    out = root / "run"
+def run_deitkit(root: Path, weights: Path, budget_s: float, *, strategy: str) -> dict:
+    out = root / f"run_{strategy}"
     command = [sys.executable, "-m", "deitkit"]
     start = time.monotonic()
     subprocess.run(
         [
             *(*command, "train", f"data={root / 'train'}", f"init={weights}", f"out={out}"),
             f"budget={round(budget_s)}s",
+            f"strategy={strategy}",
         ],
         check=True,
     )
@@ -91,7 +93,6 @@ def run_deitkit(root: Path, weights: Path, budget_s: float) -> dict:
     return {"accuracy": top1, "seconds": seconds}
 
 
-@cache
 @cache
 def declare_torchvision_ops() -> torch.library.Library:
     """Beside a CPU build of torch, torchvision imports only once these two are declared, and only
@@ -225,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--budget", default="15m")
-    arms = ("deitkit", "probe", "timm", "timm-adamw")
+    arms = ("race", "deitkit", "probe", "timm", "timm-adamw")
     parser.add_argument("--only", nargs="*", choices=arms, default=arms)
     parser.add_argument("--work", type=Path, default=None, help="keep files here")
     arguments = parser.parse_args()
@@ -238,8 +239,9 @@ def main() -> None:
         write_folder(root, cifar)
     results = {}
     for arm in arguments.only:
-        if arm == "deitkit":
-            results[arm] = run_deitkit(root, weights, budget_s)
+        if arm in ("race", "deitkit"):
+            strategy = "auto" if arm == "race" else "one"
+            results[arm] = run_deitkit(root, weights, budget_s, strategy=strategy)
         elif arm == "probe":
             results |= {f"probe {side} px": run_probe(cifar, weights, side) for side in (128, 224)}
         else:

@@ -199,6 +199,7 @@ def _teacher(
     if request.config.distill.teacher == AUTO_TEACHER:
         settings = auto_settings(request, opened.dataset, device_type=world.device.type)
         own = read_request(settings)
+        own.keeps_ranks = True
     if own is None or own.result is not None:
         classifier = open_asked(
             request.config,

@@ -45,10 +45,10 @@ def test_as_json(commands, photos, teacher, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_with_a_teacher_of_its_own_and_as_many_ranks_as_pay(commands, photos, tmp_path):
+def test_with_a_teacher_of_its_own_and_as_many_ranks_as_pay(photos, tmp_path):
     """The teacher is planned on all ranks; which of them go on is the student's to say."""
     words = (f"data={photos}", "teacher=auto", "ranks=auto", "budget=60s")
-    ended = commands("plan", *words, "--json", folder=tmp_path)
+    ended = installed("plan", *words, "--json", folder=tmp_path)
     assert ended.code == 0, ended.err
     rows = {row["what"]: row for row in ended.json["choices"]}
     assert rows["ranks"]["choice"] in ("1", "2")

@@ -133,6 +133,18 @@ def test_signal_finishes_the_step_and_saves(
     assert final_state(out) == undisturbed["state"]
 
 
+def test_signal_while_the_own_teacher_is_trained(commands, photos, tmp_path):
+    """The message is about the whole run: what goes on with it is the command, not its part."""
+    words = [f"data={photos}", "teacher=auto", "budget=30s", "workers=0"]
+    out = tmp_path / "run"
+    ended = stopped_at_step(commands, words, out, 2, signal.SIGINT)
+    assert ended.code == 130
+    (error,) = ended.errors
+    assert error.startswith(f"deitkit: error [STOPPED] {out}: stopped in teacher: ")
+    assert "stopped after step 2 of" in error
+    assert error.endswith("checkpoint saved; the same command goes on")
+
+
 def test_second_ctrl_c_ends_at_once(commands, settings, undisturbed, tmp_path):
     """T13: no write is begun; the checkpoints of before are whole."""
     out = tmp_path / "run"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deitkit.api.freeze import Progress, no_progress
+from deitkit.api.parts import told_as_part
 from deitkit.api.request import (
     PYTHON_TEACHER,
     TEACHER_FOLDER,
@@ -201,18 +202,19 @@ def train_auto_teacher(
     own.take(world.broadcast_json(own.shared()))
     own.keeps_ranks = True
     total = 0
-    for event in train(own, replace(dataset, unlabelled=None)):
-        if isinstance(event, Planned):
-            total = event.total_steps
-        elif isinstance(event, StepDone):
-            progress("training the teacher", event.step, total)
-        elif isinstance(event, Finished):
-            result = event.result
-            request.reasons["distill.teacher"] = (
-                f"trained first: {result['model']}, {100 * result['val_top1']:.1f} % on "
-                f"{result['num_val']:,} validation images after {result['seconds']:.0f} s; "
-                f"see {TEACHER_FOLDER}/"
-            )
+    with told_as_part(request.folder, goes_on="the same command goes on"):
+        for event in train(own, replace(dataset, unlabelled=None)):
+            if isinstance(event, Planned):
+                total = event.total_steps
+            elif isinstance(event, StepDone):
+                progress("training the teacher", event.step, total)
+            elif isinstance(event, Finished):
+                result = event.result
+                request.reasons["distill.teacher"] = (
+                    f"trained first: {result['model']}, {100 * result['val_top1']:.1f} % on "
+                    f"{result['num_val']:,} validation images after {result['seconds']:.0f} s; "
+                    f"see {TEACHER_FOLDER}/"
+                )
 
 
 def _teacher_share(config: RunConfig, model: str) -> float:

@@ -119,6 +119,6 @@ def canonical_name(name: str, known: Iterable[str]) -> str:
         raise ConfigError(
             "UNKNOWN_SETTING", name, "needs its section", "write " + " or ".join(homes)
         )
-    close = difflib.get_close_matches(name, [*SHORT_NAMES, *known], n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, [*SHORT_NAMES, *known], n=3, cutoff=0.6)
     do = f"did you mean {' or '.join(close)}?" if close else "see `deitkit train --help`"
     raise ConfigError("UNKNOWN_SETTING", name, "no such setting", do)

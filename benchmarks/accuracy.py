@@ -141,7 +141,8 @@ def main() -> None:
                 np.save(seed_folder(folder, seed) / f"{name}.npy", one_seed.right_N)
             show(table_line(row, name, found), table="accuracy.py", writes=not asked.budget)
     for name in OTHERS:
-        if line := gain_line(row, name, folder):
+        is_new = STUDENT in asked.only or name in asked.only
+        if is_new and (line := gain_line(row, name, folder)):
             show(line, table="gains", writes=not asked.budget)
 
 

@@ -1,8 +1,10 @@
-"""Classes of very different sizes, and folds of few images: what each way brings.
+"""Classes of very different sizes, folds of few images, and ending early: what each way brings.
 
     taskset -c 0 python benchmarks/few_and_skewed.py skew --data cifar10/ --seeds 2
     taskset -c 0 python benchmarks/few_and_skewed.py skew --seeds 3          # the embedded digits
     taskset -c 0 python benchmarks/few_and_skewed.py folds --seeds 4
+    taskset -c 0 python benchmarks/few_and_skewed.py stop --seeds 3 --epochs 60 --patience 0 3 5 10
+    python benchmarks/few_and_skewed.py stop --data cifar10/ --start deit_tiny.pth --images 30
 
 All images are training images of their set; those that judge are kept aside, as many of each class.
 """
@@ -14,7 +16,7 @@ import io
 import json
 import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +127,8 @@ def train_quietly(
         epochs=epochs,
         seed=seed,
         model=model,
-        init="scratch",
         overwrite=True,
-        **{"run.report": False, "run.workers": 0, **settings},
+        **{"init": "scratch", "run.report": False, "run.workers": 0, **settings},
     )
 
 
@@ -151,16 +152,49 @@ def folds(args: argparse.Namespace) -> None:
                 )
 
 
+def stop(args: argparse.Namespace) -> None:
+    """What a run loses and saves that ends after so many evaluations without a better one."""
+    images, labels = read_images(args.data)
+    is_digits = args.data is None
+    model = "deit_nano_conv_patch2_8" if is_digits else "auto"
+    settings: dict[str, Any] = {"run.workers": 0 if is_digits else "auto"}
+    if args.start:
+        settings |= {"init": args.start, "image_size": 64}
+    found: dict[int, list[tuple[float, ...]]] = {}
+    for seed in range(args.seeds):
+        train, kept = take(images, labels, [args.images or 15] * NUM_CLASSES, 80, seed)
+        for patience in args.patience:
+            with tempfile.TemporaryDirectory() as out:
+                own = {**settings, "schedule.patience": patience}
+                run = train_quietly(train, out, args.epochs, seed, model, own)
+                others = run.evaluate(kept, progress=no_progress).fused
+                result = run.result
+            assert result is not None
+            ended = others.top1, others.nll, result["epochs"], result["command_seconds"]
+            found.setdefault(patience, []).append(ended)
+            print(f"seed {seed}, patience {patience}: {said_of(ended)}", flush=True)
+    for patience, each in found.items():
+        means = [statistics.fmean(column) for column in zip(*each, strict=True)]
+        print(f"patience {patience}, mean: {said_of(means)}", flush=True)
+
+
+def said_of(ended: Sequence[float]) -> str:
+    top1, nll, epochs, seconds = ended
+    return f"{100 * top1:.1f} % of the others, nll {nll:.3f}, {epochs:.1f} epochs, {seconds:.0f} s"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("skew", "folds"))
+    parser.add_argument("what", choices=("skew", "folds", "stop"))
     parser.add_argument("--data", help="a folder of Parquet; the embedded digits without it")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--images", type=int, help="of the largest class, or of each, for folds")
     parser.add_argument("--ways", help="of skew, with semicolons between; all without it")
+    parser.add_argument("--patience", type=int, nargs="*", default=[0, 5], help="of stop")
+    parser.add_argument("--start", help="of stop: trained weights to begin from, at 64 px")
     args = parser.parse_args()
-    {"skew": skew, "folds": folds}[args.what](args)
+    {"skew": skew, "folds": folds, "stop": stop}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,28 @@ from deitkit.evaluation.metrics import expected_calibration_error, softmax, wils
 
 
 def test_two_classes_by_hand():
-    """Logits (2, 0), right 3 times of 4: p = 3/4 = 1 / (1 + exp(-2 / T)), so T = 2 / ln 3."""
+    """Logits (2, 0), right 300 times of 400, each label doubted by 1/402: p = 3/4 - 1/804
+    = 1 / (1 + exp(-2 / T)), so T = 2 / ln(p / (1 - p)), nearly 2 / ln 3."""
     logits_NK = np.tile([2.0, 0.0], (400, 1))
     labels_N = np.array([0, 0, 0, 1] * 100)
     fitted = fit_temperature(lambda t: logits_NK / t, labels_N)
-    assert fitted.temperature == pytest.approx(2 / math.log(3), rel=1e-3)
-    assert fitted.ece == pytest.approx(0.0, abs=1e-3)
+    p = 0.75 - 1 / 804
+    assert fitted.temperature == pytest.approx(2 / math.log(p / (1 - p)), rel=1e-3)
+    assert fitted.temperature == pytest.approx(2 / math.log(3), rel=7e-3)
+    assert fitted.ece == pytest.approx(1 / 804, abs=1e-4)
     assert fitted.plain_ece == pytest.approx(1 / (1 + math.exp(-2)) - 0.75)
-    assert fitted.nll == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25), abs=1e-6)
+    assert fitted.nll == pytest.approx(-0.75 * math.log(p) - 0.25 * math.log(1 - p), abs=1e-6)
+
+
+@pytest.mark.parametrize("num_images", [5, 20, 1000])
+def test_images_that_are_all_right_do_not_make_it_certain(num_images):
+    """Logits (4, 0), always right: 1 / (1 + exp(-4 / T)) = (N + 1) / (N + 2): T = 4 / ln(N + 1)."""
+    logits_NK = np.tile([4.0, 0.0], (num_images, 1))
+    fitted = fit_temperature(lambda t: logits_NK / t, np.zeros(num_images, dtype=np.int64))
+    assert fitted.temperature == pytest.approx(4 / math.log(num_images + 1), rel=1e-3)
+    sure = 1 / (1 + math.exp(-4 / fitted.temperature))
+    assert sure == pytest.approx((num_images + 1) / (num_images + 2), rel=1e-3)
+    assert fitted.nll == pytest.approx(-math.log(sure))
 
 
 def test_it_is_the_minimum_that_scipy_finds():
@@ -34,7 +48,9 @@ def test_it_is_the_minimum_that_scipy_finds():
 
     def nll(place: float) -> float:
         rows = log_softmax(loud_NK / math.exp(place), axis=1)
-        return -rows[np.arange(800), labels_N].mean()
+        own = rows[np.arange(800), labels_N]
+        others = (rows.sum(axis=1) - own) / 4
+        return -(own * 801 / 802 + others / 802).mean()
 
     fitted = fit_temperature(lambda t: loud_NK / t, labels_N)
     assert fitted.temperature == pytest.approx(math.exp(minimize_scalar(nll).x), rel=1e-3)

@@ -102,6 +102,12 @@ def test_the_table_before_training_holds_its_numbers(output):
     assert "note: it is weaker than the student" in text
 
 
+def test_more_stored_views_than_epochs_are_every_epoch(output):
+    cost = replace(FACTS.cost, num_epochs=8.3, num_view_epochs=9)
+    print_teacher(make_console(), replace(FACTS, cost=cost).to_dict(), ("cat", "dog", "none"))
+    assert rows_of(output())["cost of the run"].endswith("4.33 with every epoch stored")
+
+
 def test_what_is_not_known_is_not_invented(output):
     facts = replace(
         FACTS,

@@ -17,7 +17,7 @@ from deitkit.api.image_sources import plan_run_sources
 from deitkit.api.plan_rows import PlanRow, plan_rows
 from deitkit.api.race_arms import TITLES
 from deitkit.api.request import CONFIG_FILE, Request, check_new, read_request
-from deitkit.api.teaching import ASK_SHARE, auto_settings, has_teacher, open_asked
+from deitkit.api.teaching import ASK_SHARE, has_teacher, open_asked, read_auto_request
 from deitkit.config import RunConfig, flatten
 from deitkit.data import Dataset
 from deitkit.errors import ConfigError
@@ -197,9 +197,7 @@ def _teacher(
     own = None
     world = opened.world
     if request.config.distill.teacher == AUTO_TEACHER:
-        settings = auto_settings(request, opened.dataset, device_type=world.device.type)
-        own = read_request(settings)
-        own.keeps_ranks = True
+        own = read_auto_request(request, opened.dataset, device_type=world.device.type)
     if own is None or own.result is not None:
         classifier = open_asked(
             request.config,

@@ -188,8 +188,7 @@ def train_auto_teacher(
     """
     if request.config.distill.teacher != AUTO_TEACHER or not has_teacher(request.config):
         return
-    settings = auto_settings(request, dataset, device_type=world.device.type)
-    own = read_request(settings)
+    own = read_auto_request(request, dataset, device_type=world.device.type)
     if own.result is not None:
         return
     if world.is_main:
@@ -197,10 +196,9 @@ def train_auto_teacher(
             meet_folder(own)
         except CheckpointError:
             # Other settings than those of an earlier try that did not get as far as a student.
-            own = read_request({**settings, "overwrite": True})
+            own = read_auto_request(request, dataset, device_type=world.device.type, overwrite=True)
             meet_folder(own)
     own.take(world.broadcast_json(own.shared()))
-    own.keeps_ranks = True
     total = 0
     with told_as_part(request.folder, goes_on="the same command goes on"):
         for event in train(own, replace(dataset, unlabelled=None)):
@@ -233,12 +231,22 @@ def _teacher_share(config: RunConfig, model: str) -> float:
     return share
 
 
-def auto_settings(request: Request, dataset: Dataset, *, device_type: str) -> dict[str, Any]:
-    """Settings of the teacher that is trained first: a CNN, without smoothing or Mixup.
+def read_auto_request(
+    request: Request, dataset: Dataset, *, device_type: str, overwrite: bool = False
+) -> Request:
+    """The request of the teacher of teacher=auto; how many ranks there are, its student decides.
 
     Raises:
-        ConfigError: DISTILL, a share of the budget that cannot be; IMAGE_SIZE.
+        ConfigError: as `read_request`; DISTILL, a share of the budget that cannot be; IMAGE_SIZE.
     """
+    settings = _auto_settings(request, dataset, device_type=device_type)
+    own = read_request({**settings, "overwrite": True} if overwrite else settings)
+    own.keeps_ranks = True
+    return own
+
+
+def _auto_settings(request: Request, dataset: Dataset, *, device_type: str) -> dict[str, Any]:
+    """A CNN, without smoothing or Mixup."""
     from deitkit.runtime.processors import usable_cpus
     from deitkit.training.model_choices import choose_auto_teacher
     from deitkit.training.resolution import Resolution, named_shape

@@ -92,19 +92,27 @@ def fit_temperature(fused_at: FusedAt, labels_N: Labels) -> FittedTemperature:
     is used only if it wins by more than a standard error of the image by image difference: being
     fitted to the very images it is judged on, it wins half its z-score of standard errors, so one
     stands for |z| > 2. Otherwise the temperature is 1.
+
+    Deviation: N images that are all right would have certainty, so each label is doubted by
+    1 / (N + 2), shared among the other classes: what the rule of succession expects to be wrong.
+    Platt 1999, "Probabilistic outputs for support vector machines", section 2.2, doubts two
+    classes so.
     """
     num_images = len(labels_N)
     assert num_images > 0, "no images"
 
-    def nll_of(temperature: float) -> NDArray[np.float64]:
+    def nll_of(temperature: float, doubt: float = 0.0) -> NDArray[np.float64]:
         logits_NK = fused_at(temperature).astype(np.float64)
         shifted_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
-        own_N1 = np.take_along_axis(shifted_NK, labels_N[:, None], axis=1)
-        return np.log(np.exp(shifted_NK).sum(axis=1)) - own_N1[:, 0]
+        own_N = np.take_along_axis(shifted_NK, labels_N[:, None], axis=1)[:, 0]
+        others_N = (shifted_NK.sum(axis=1) - own_N) / max(1, logits_NK.shape[1] - 1)
+        asked_N: NDArray[np.float64] = (1.0 - doubt) * own_N + doubt * others_N
+        return np.log(np.exp(shifted_NK).sum(axis=1)) - asked_N
 
-    found = _lowest(lambda place: float(nll_of(math.exp(place)).mean()))
+    doubt = 1.0 / (num_images + 2)
+    found = _lowest(lambda place: float(nll_of(math.exp(place), doubt).mean()))
     found = float(f"{math.exp(found):.{NUM_DIGITS}g}")
-    plain_N, found_N = nll_of(1.0), nll_of(found)
+    plain_N, found_N = nll_of(1.0, doubt), nll_of(found, doubt)
     gain_N = plain_N - found_N
     error = gain_N.std(ddof=1) / math.sqrt(num_images) if num_images > 1 else math.inf
     is_better = bool(gain_N.mean() > error)
@@ -116,8 +124,8 @@ def fit_temperature(fused_at: FusedAt, labels_N: Labels) -> FittedTemperature:
     return FittedTemperature(
         temperature=used,
         found_temperature=found,
-        nll=float((found_N if is_better else plain_N).mean()),
-        plain_nll=float(plain_N.mean()),
+        nll=float(nll_of(used).mean()),
+        plain_nll=float(nll_of(1.0).mean()),
         ece=ece,
         plain_ece=plain_ece,
         num_images=num_images,

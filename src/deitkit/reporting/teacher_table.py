@@ -149,10 +149,10 @@ def _cost(cost: Values) -> str:
     said = f"{cost['live_factor']:.2f} times that of a run without teacher if it is asked live"
     if cost["cached_factor"] is None:
         return said
-    return (
-        f"{said}, {cost['cached_factor']:.2f} with {cost['num_view_epochs']} of "
-        f"{cost['num_epochs']:.0f} epochs stored"
-    )
+    stored = f"{cost['num_view_epochs']} of {cost['num_epochs']:.0f} epochs"
+    if cost["num_view_epochs"] >= cost["num_epochs"]:
+        stored = "every epoch"
+    return f"{said}, {cost['cached_factor']:.2f} with {stored} stored"
 
 
 def _text(said: str) -> Text:

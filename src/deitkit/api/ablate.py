@@ -16,7 +16,6 @@ from deitkit.api.ladder import (
     learns_from_teacher,
     own_settings,
     read_ladder,
-    teacher_settings,
 )
 from deitkit.api.parts import told_as_part
 from deitkit.api.request import CONFIG_FILE
@@ -108,13 +107,12 @@ def ablate(
     check_source(own["data.path"])
     folder = Path(out).expanduser().resolve()
     place = _teacher_place(teacher, learning, folder)
-    ladder = fit_to_data(ladder, own, progress)
     trains_teacher = bool(learning) and teacher is None
+    ladder, teacher_settings = fit_to_data(ladder, own, progress, trains_teacher=trains_teacher)
     runs = _Runs(len(ladder) * seeds + trains_teacher, on_run, on_event, progress)
     teacher_s = None
-    if trains_teacher:
-        taught = runs.train(TEACHER_NAME, folder, teacher_settings(ladder, own), seed=0)
-        teacher_s = _seconds(taught)
+    if teacher_settings is not None:
+        teacher_s = _seconds(runs.train(TEACHER_NAME, folder, teacher_settings, seed=0))
     for name in learning:
         ladder[name]["distill.teacher"] = place
     found, evaluation = runs.climb(ladder, folder, seeds)

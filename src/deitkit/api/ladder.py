@@ -108,26 +108,33 @@ def folder_name(step: str) -> str:
 
 
 def fit_to_data(
-    ladder: Mapping[str, Mapping[str, Any]], own: Mapping[str, Any], progress: Progress
-) -> dict[str, Settings]:
-    """The ladder with model, image size and kind of crop of the user's data in every step.
+    ladder: Mapping[str, Mapping[str, Any]],
+    own: Mapping[str, Any],
+    progress: Progress,
+    *,
+    trains_teacher: bool = False,
+) -> tuple[dict[str, Settings], Settings | None]:
+    """The ladder with model, image size and kind of crop of the user's data in every step, and
+    the settings of its teacher, if that is to be trained: a CNN for the same images and time.
 
-    A step's own file may still set them.
+    Both are those that `fit` chooses for these images and this time. A step's own file may still
+    set them.
     """
-    from deitkit.models import named_like, patch_size_for
+    from deitkit.models import named_like
     from deitkit.runtime.device import pick_device
-    from deitkit.training.model_choices import SMALL_SIDE
-    from deitkit.training.resolve import as_pair, resolve_from_data
+    from deitkit.runtime.processors import usable_cpus
+    from deitkit.training.model_choices import SMALL_SIDE, choose_auto_teacher
+    from deitkit.training.resolution import pooling_width
+    from deitkit.training.resolve import as_pair, budget_s, resolve_from_data
 
     config = with_values(build_config(_without(own, "distill")), {"model.init": "scratch"})
     dataset = scan(config, own["data.path"], progress)
-    device = pick_device(config.run.device)
-    resolved = resolve_from_data(config, dataset, device_type=device.type, num_cores=1)
+    device_type, num_cores = pick_device(config.run.device).type, usable_cpus()
+    resolved = resolve_from_data(config, dataset, device_type=device_type, num_cores=num_cores)
     size = as_pair(resolved.get("data.image_size"))
     is_small = resolved.get("data.crop_ratio") == 1.0 and max(size) <= SMALL_SIDE
-    side = max(size)
     shared = {
-        "model.name": f"deit_micro_patch{patch_size_for(side)}_{side}",
+        "model.name": resolved.get("model.name"),
         "data.image_size": size,
         "views.crop": "padded" if is_small else "random_resized",
     }
@@ -137,18 +144,19 @@ def fit_to_data(
         token = learns_from_teacher(rung)
         values["model.name"] = named_like(str(values["model.name"]), distilled=token)
         fitted[name] = values
-    return fitted
-
-
-def teacher_settings(ladder: Mapping[str, Mapping[str, Any]], own: Mapping[str, Any]) -> Settings:
-    """A CNN for the same images and the same time."""
-    from deitkit.training.model_choices import SMALL_SIDE
-    from deitkit.training.resolve import as_pair
-
+    if not trains_teacher:
+        return fitted, None
+    teacher = choose_auto_teacher(
+        size,
+        num_images=len(dataset.train),
+        budget_s=budget_s(config),
+        device_type=device_type,
+        num_cores=num_cores,
+        stem_width=pooling_width(with_values(config, {"model.name": shared["model.name"]})),
+    )
     kept = {k: v for k, v in own.items() if k.partition(".")[0] in ("data", "run", "schedule")}
-    size = build_config(next(iter(ladder.values()))).data.image_size
-    name = "regnety_002" if max(as_pair(size)) >= SMALL_SIDE else "quick_cnn"
-    return {**kept, "data.image_size": size, "model.name": name, "model.init": "scratch"}
+    about = {"data.image_size": size, "model.name": teacher.value, "model.init": "scratch"}
+    return fitted, {**kept, **about}
 
 
 def _is_any(name: str, kinds: Sequence[str]) -> bool:

@@ -249,12 +249,11 @@ def _auto_settings(request: Request, dataset: Dataset, *, device_type: str) -> d
     """A CNN, without smoothing or Mixup."""
     from deitkit.runtime.processors import usable_cpus
     from deitkit.training.model_choices import choose_auto_teacher
-    from deitkit.training.resolution import Resolution, named_shape
+    from deitkit.training.resolution import Resolution, pooling_width
     from deitkit.training.resolve import as_pair, budget_s, settle_image_size
 
     config = request.config
     values = flatten(config)
-    shape = {} if config.model.name == AUTO else named_shape(config)
     r = Resolution(config)
     num_cores = usable_cpus()
     settle_image_size(
@@ -272,7 +271,7 @@ def _auto_settings(request: Request, dataset: Dataset, *, device_type: str) -> d
             budget_s=budget_s(config),
             device_type=device_type,
             num_cores=num_cores,
-            stem_width=shape.get("stem_width") if shape.get("stem") == "pooling" else None,
+            stem_width=pooling_width(config),
         ).value,
         "init": "scratch",
         "optim.label_smoothing": 0.0,

@@ -26,6 +26,7 @@ def ablate(
 
     deitkit ablate data=photos/ budget=5m
     deitkit ablate data=photos/ steps=deit_tiny,+teacher teacher=runs/t seeds=5 epochs=30
+    deitkit ablate data=photos/ steps=vit_original,deit_tiny,auto     # what train does by itself
 
     The same command again goes on where it stopped. Every step of every seed is an ordinary run,
     in out/STEP-seedK.
@@ -48,7 +49,8 @@ def ablate(
     teacher
         Run folder of a teacher; left out, one is trained first if a step needs it.
     model
-        The student; steps with a teacher take its distilled variant. Chosen by image size.
+        The student; steps with a teacher take its distilled variant. Chosen as train does, for
+        these images and this time.
     image_size
         Pixels a side the student sees.
     out

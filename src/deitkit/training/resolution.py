@@ -37,6 +37,14 @@ def named_shape(config: RunConfig) -> dict[str, Any]:
     return {**family_of(config.model.name)[1], **chosen_shape(config)}
 
 
+def pooling_width(config: RunConfig) -> int | None:
+    """Width of the first pooling stage of the model, by its name and what the settings say besides;
+    None for models without, and where none is chosen yet."""
+    shape = {} if config.model.name == AUTO else named_shape(config)
+    width: int | None = shape.get("stem_width") if shape.get("stem") == "pooling" else None
+    return width
+
+
 def chosen_shape(config: RunConfig) -> dict[str, Any]:
     """What the settings say of the model besides its name."""
     return {

@@ -156,6 +156,14 @@ def test_steps_add_up():
     assert [learns_from_teacher(rung) for rung in ladder.values()] == [False] * 4 + [True]
 
 
+def test_what_the_teacher_says_and_what_it_gives_are_two_steps():
+    """Else a ladder would call the gain by the teacher's stages one by its decisions."""
+    ladder = read_ladder("deit_tiny,+teacher,+stem", OWN)
+    assert [rung.get("model.init_stem") for rung in ladder.values()] == [None, "new", "fitting"]
+    said, given_too = ladder["+teacher"], ladder["+stem"]
+    assert given_too == {**said, "model.init_stem": "fitting"}
+
+
 @pytest.mark.parametrize("recipe", list_recipes())
 def test_a_recipe_leaves_data_and_length_to_the_ladder(recipe):
     """All else is the recipe's own; own settings come before it."""

@@ -95,7 +95,7 @@ def test_the_ladder_climbs_from_vit_original_to_the_paper():
         settings |= read_rung(rung)
     paper = read_recipe("deit_base")
     climbed, wanted = build_config(settings), build_config(paper)
-    assert set(list_rungs()) == {"hyperparameters", "augment", "regularise", "teacher"}
+    assert set(list_rungs()) == {"hyperparameters", "augment", "regularise", "teacher", "stem"}
     assert climbed.views == wanted.views
     assert climbed.optim.lr == wanted.optim.lr and climbed.optim.clip_norm is None
     assert climbed.optim.weight_decay == wanted.optim.weight_decay

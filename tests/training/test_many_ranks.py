@@ -107,7 +107,9 @@ def test_fewer_validation_images_than_ranks_are_each_counted_once(worlds, tmp_pa
         assert run.result["num_val"] == run.evaluate().fused.num_images == NUM_VAL
         assert run.result["best"]["num_images"] == NUM_VAL
         scores[num] = run.result["best"]["nll"]
-    assert scores[4] == pytest.approx(scores[1], rel=1e-4)
+    # After 24 steps sums of another order are 3e-4 apart on some processors; an image that is
+    # counted twice moves the mean of three by percents.
+    assert scores[4] == pytest.approx(scores[1], rel=2e-3)
 
 
 def test_a_loss_that_is_no_number_on_one_rank_skips_the_step_on_all(settings, tmp_path):

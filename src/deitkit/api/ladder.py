@@ -152,7 +152,7 @@ def fit_to_data(
         budget_s=budget_s(config),
         device_type=device_type,
         num_cores=num_cores,
-        stem_width=pooling_width(with_values(config, {"model.name": shared["model.name"]})),
+        stem_width=pooling_width(resolved.config),
     )
     kept = {k: v for k, v in own.items() if k.partition(".")[0] in ("data", "run", "schedule")}
     about = {"data.image_size": size, "model.name": teacher.value, "model.init": "scratch"}

@@ -1,10 +1,12 @@
-"""Classes of very different sizes, folds of few images, and ending early: what each way brings.
+"""Few images: classes of very different sizes, folds, ending early, and what each choice for images
+that are seen often brings.
 
     taskset -c 0 python benchmarks/few_and_skewed.py skew --data cifar10/ --seeds 2
     taskset -c 0 python benchmarks/few_and_skewed.py skew --seeds 3          # the embedded digits
     taskset -c 0 python benchmarks/few_and_skewed.py folds --seeds 4
     taskset -c 0 python benchmarks/few_and_skewed.py stop --seeds 3 --epochs 60 --patience 0 3 5 10
     python benchmarks/few_and_skewed.py stop --data cifar10/ --start deit_tiny.pth --images 30
+    taskset -c 0 python benchmarks/few_and_skewed.py often --data cifar10/ --epochs 100 --seeds 2
 
 All images are training images of their set; those that judge are kept aside, as many of each class.
 """
@@ -39,6 +41,26 @@ WAYS: dict[str, dict[str, Any]] = {
     "sampling, square root": {"data.balance": "sampling", "data.balance_strength": 0.5},
     "sampling, full": {"data.balance": "sampling", "data.balance_strength": 1.0},
 }
+
+OFTEN: dict[str, dict[str, Any]] = {
+    "as chosen": {},
+    "mixed to the end": {"schedule.strengths": ()},
+    "CutMix without Mixup": {"views.mixup": 0.0},
+    "nothing mixed": {"views.mixup": 0.0, "views.cutmix": 0.0},
+    "no shifts": {"views.crop": "none"},
+    "RandAugment and erasing besides": {
+        "views.auto_augment": "rand-m9-mstd0.5-inc1",
+        "views.erasing": 0.25,
+    },
+    "no running average of the weights": {"ema.half_life": 0.0},
+    "average with a half-life of a tenth": {"ema.half_life": 0.1},
+    "no warm-up": {"optim.warmup": 0.0},
+    "warm-up of a fifth": {"optim.warmup": 0.2},
+    "AdamW": {"optim.name": "adamw"},
+    "16 tokens": {"model": "deit_slim_quick_patch8_32"},
+    "256 tokens": {"model": "deit_slim_quick_patch2_32"},
+}
+"""What auto chooses for images that are seen a hundred times, each choice changed by itself."""
 
 
 def read_images(folder: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -178,6 +200,33 @@ def stop(args: argparse.Namespace) -> None:
         print(f"patience {patience}, mean: {said_of(means)}", flush=True)
 
 
+def often(args: argparse.Namespace) -> None:
+    """One seed after the other, so that a run that is stopped has pairs."""
+    images, labels = read_images(args.data)
+    names = args.ways.split(";") if args.ways else list(OFTEN)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
+        train, kept = take(images, labels, [args.images or 100] * NUM_CLASSES, 500, seed)
+        for name in names:
+            settings = {"model": "deit_slim_quick_patch4_32", **OFTEN[name]}
+            model = settings.pop("model")
+            with tempfile.TemporaryDirectory() as out:
+                run = train_quietly(train, out, args.epochs, seed, model, settings)
+                accuracy = run.evaluate(kept, progress=no_progress).accuracy
+                assert run.result is not None
+                seconds = run.result["command_seconds"]
+            found[name].append(accuracy)
+            gain = 100 * (accuracy - found[names[0]][-1])
+            print(
+                f"seed {seed}, {name}: {100 * accuracy:.2f} % ({gain:+.2f}), {seconds:.0f} s",
+                flush=True,
+            )
+    for name, each in found.items():
+        gains = [100 * (a - b) for a, b in zip(each, found[names[0]], strict=True)]
+        said = ", ".join(f"{gain:+.2f}" for gain in gains)
+        print(f"{name}: mean {100 * statistics.fmean(each):.2f} % ({said})", flush=True)
+
+
 def said_of(ended: Sequence[float]) -> str:
     top1, nll, epochs, seconds = ended
     return f"{100 * top1:.1f} % of the others, nll {nll:.3f}, {epochs:.1f} epochs, {seconds:.0f} s"
@@ -185,16 +234,17 @@ def said_of(ended: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("skew", "folds", "stop"))
+    parser.add_argument("what", choices=("skew", "folds", "stop", "often"))
     parser.add_argument("--data", help="a folder of Parquet; the embedded digits without it")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first-seed", type=int, default=0, help="of often")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--images", type=int, help="of the largest class, or of each, for folds")
-    parser.add_argument("--ways", help="of skew, with semicolons between; all without it")
+    parser.add_argument("--ways", help="of skew and often, with semicolons between")
     parser.add_argument("--patience", type=int, nargs="*", default=[0, 5], help="of stop")
     parser.add_argument("--start", help="of stop: trained weights to begin from, at 64 px")
     args = parser.parse_args()
-    {"skew": skew, "folds": folds, "stop": stop}[args.what](args)
+    {"skew": skew, "folds": folds, "stop": stop, "often": often}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the choices for small images on few cores bring, each left out or changed by itself.
 
-    python benchmarks/small_presets.py [cifar10] [--budget 480s] [--cores 0 1] [--arms ...]
+    python benchmarks/small_presets.py [cifar10] [--budget 240s] [--cores 0 1] [--arms ...]
 
 `deitkit train` for the same time on one core each, side by side on the cores that are given; judged
 by the validation images that each run holds out of the training images (5,000 of CIFAR-10), never
@@ -34,7 +34,16 @@ ARMS = {
     "MLP twice as wide": ["model.mlp_ratio=4"],
     "two blocks": ["model.depth=2"],
     "twice as wide: shallow_quick": ["model=deit_shallow_quick_patch{patch}_{side}"],
+    "a quarter of the tokens": ["model=deit_slim_quick_patch{twice}_{side}"],
     "batches of 64": ["batch_size=64", "lr=0.016"],
+    "half of the learning rate": ["lr=0.004"],
+    "twice the learning rate": ["lr=0.016"],
+    "no warm-up": ["optim.warmup=0"],
+    "warm-up of a fifth": ["optim.warmup=0.2"],
+    "no running average of the weights": ["ema.half_life=0"],
+    "average with a half-life of a tenth": ["ema.half_life=0.1"],
+    "shifts": ["views.crop=padded"],
+    "CutMix": ["views.cutmix=1"],
     "teacher first, its stem": ["teacher=auto"],
     "teacher first, a new stem": ["teacher=auto", "model.init_stem=new"],
     "teacher for half of the time": ["teacher=auto", "distill.teacher_share=0.5"],
@@ -51,7 +60,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", choices=SHAPES, default="cifar10")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/small_presets"))
-    parser.add_argument("--budget", default="480s")
+    parser.add_argument("--budget", default="240s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cores", nargs="*", type=int, default=[0, 1])
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
@@ -78,7 +87,7 @@ def line_of(a: argparse.Namespace, arm: str, core: int) -> str:
     out = a.out / f"{a.name}-{a.budget}-{list(ARMS).index(arm)}-seed{a.seed}"
     settings = [
         *(f"data={a.data / a.name}", f"budget={a.budget}", f"seed={a.seed}", f"out={out}"),
-        *(one.format(patch=patch, side=side) for one in ARMS[arm]),
+        *(one.format(patch=patch, twice=2 * patch, side=side) for one in ARMS[arm]),
         *(["data.channels=1"] if a.name == "fashion_mnist" else []),
     ]
     if not any(one.startswith(("teacher=", "model=")) for one in settings):

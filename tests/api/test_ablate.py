@@ -159,9 +159,9 @@ def test_steps_add_up():
 def test_what_the_teacher_says_and_what_it_gives_are_two_steps():
     """Else a ladder would call the gain by the teacher's stages one by its decisions."""
     ladder = read_ladder("deit_tiny,+teacher,+stem", OWN)
-    assert [rung.get("model.init_stem") for rung in ladder.values()] == [None, "new", "fitting"]
+    assert [rung.get("model.init_stem") for rung in ladder.values()] == [None, "new", "teacher"]
     said, given_too = ladder["+teacher"], ladder["+stem"]
-    assert given_too == {**said, "model.init_stem": "fitting"}
+    assert given_too == {**said, "model.init_stem": "teacher"}
 
 
 @pytest.mark.parametrize("recipe", list_recipes())
@@ -317,6 +317,29 @@ def test_the_users_model_is_kept_in_every_step(photos):
         "deit_nano_conv_patch4_16",
         "deit_nano_conv_distilled_patch4_16",
     ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "model", "said"),
+    [
+        ("deit_tiny,+stem", None, "put .teacher before it"),
+        ("deit_tiny,+teacher,+stem", "deit_nano_conv_patch4_16", "no pooling stages"),
+    ],
+)
+def test_stages_that_nobody_has_stop_before_the_first_run(photos, tmp_path, steps, model, said):
+    """Its row would say that stages bring nothing."""
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match=said) as raised:
+        ablate(data=photos, steps=steps, model=model, epochs=1, out=out)
+    assert raised.value.code == "STEPS"
+    assert not out.exists()
+
+
+def test_stages_are_taken_where_there_are_any(photos):
+    own = own_settings({"data": photos, "epochs": 2, "model": "deit_slim_quick_patch4_16"})
+    steps = read_ladder("deit_tiny,+teacher,+stem", own)
+    ladder, _ = fit_to_data(steps, own, lambda *told: None)
+    assert ladder["+stem"] == {**ladder["+teacher"], "model.init_stem": "teacher"}
 
 
 def test_model_that_does_not_fit_stops_before_the_first_run(photos, tmp_path):

@@ -37,31 +37,6 @@ def caches(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory, photos) -> Path:
-    out = tmp_path_factory.mktemp("teacher") / "teacher"
-    settings = {"model": "small_cnn", "epochs": 8, "batch_size": 8, "workers": 0}
-    settings["run.report"] = False
-    deitkit.train(data=photos, out=out, image_size=16, **settings)
-    return out
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """(hits, misses) of every cache that was closed."""
-    found = []
-    from deitkit.training.teaching import StoredTeaching
-
-    close = StoredTeaching.close
-
-    def closing(self):
-        found.append((self.cached.num_hits, self.cached.num_misses))
-        close(self)
-
-    monkeypatch.setattr(StoredTeaching, "close", closing)
-    return found
-
-
-@pytest.fixture(scope="module")
 def filled(tmp_path_factory, photos, teacher, caches) -> Path:
     out = tmp_path_factory.mktemp("filled") / "student"
     settings = {**DISTILLED, "distill.cache_folder": str(caches)}

@@ -79,6 +79,7 @@ def facts_of(ready: ReadyTeacher, val, steps, **more):
         "teacher_step_s": 0.3,
         "num_epochs": 60.0,
         "num_view_epochs": 20,
+        "until": 1.0,
         "storage": "disk",
         "storage_reason": "2 MB",
         "notes": ("a note",),

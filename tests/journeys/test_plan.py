@@ -47,7 +47,7 @@ def test_as_json(commands, photos, teacher, tmp_path):
 
 def test_with_a_teacher_of_its_own_and_as_many_ranks_as_pay(photos, tmp_path):
     """The teacher is planned on all ranks; which of them go on is the student's to say."""
-    words = (f"data={photos}", "teacher=auto", "ranks=auto", "budget=60s")
+    words = (f"data={photos}", "teacher=auto", "ranks=auto", "budget=20m")
     ended = installed("plan", *words, "--json", folder=tmp_path)
     assert ended.code == 0, ended.err
     rows = {row["what"]: row for row in ended.json["choices"]}

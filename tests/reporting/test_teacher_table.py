@@ -108,6 +108,14 @@ def test_more_stored_views_than_epochs_are_every_epoch(output):
     assert rows_of(output())["cost of the run"].endswith("4.33 with every epoch stored")
 
 
+def test_a_teacher_that_is_asked_for_a_part_costs_that_part(output):
+    """1 + 3.33 x 0.4 = 2.332."""
+    cost = replace(FACTS.cost, until=0.4, num_view_epochs=None)
+    print_teacher(make_console(), replace(FACTS, cost=cost).to_dict(), ("cat", "dog", "none"))
+    said = rows_of(output())["cost of the run"]
+    assert said == "2.33 times that of a run without teacher, asked in the first 40 % of the epochs"
+
+
 def test_what_is_not_known_is_not_invented(output):
     facts = replace(
         FACTS,

@@ -273,6 +273,36 @@ def test_steps_fill_the_time_and_no_more(seconds, step_s, cost, per_epoch, views
     assert seconds_of(steps + 1) > seconds * (1 - 1e-9)
 
 
+def test_steps_that_are_taught_in_part_by_hand():
+    """100 s, steps and asking of 0.1 s, 10 steps an epoch, taught in the first half: 66 epochs of
+    which 33 are asked about are 99 s; a further step begins a 34th and would end at 100.1 s."""
+    given = {"step_s": 0.1, "teacher_step_s": 0.1, "steps_per_epoch": 10, "limit": 10**6}
+    assert steps_within(100.0, view_epochs=None, until=0.5, **given) == 660
+    assert steps_within(100.0, view_epochs=None, until=0.0, **given) == 1000
+
+
+@pytest.mark.parametrize(("until", "taught"), [(1.0, None), (0.5, 10), (0.25, 6), (0.0, 0)])
+def test_the_first_epochs_are_taught_by_hand(until, taught):
+    """22 images in steps of 11 or so, two an epoch, nine epochs and a half: whole epochs, and no
+    pictures for a teacher that is not asked."""
+    steps = TrainSteps(
+        toy_images(22),
+        policy=MIXING,
+        view_seed=3,
+        batch_size=11,
+        sizes=one_size((SIDE, SIDE)),
+        teacher_size=(2 * SIDE, 2 * SIDE),
+        rank=0,
+        world_size=1,
+        until=until,
+        total_steps=19,
+    )
+    assert steps.steps_per_epoch == 2 and steps.taught_steps == taught
+    for step in range(19):
+        is_taught = taught is None or step < taught
+        assert (steps[step].teacher_images_BCHW is not None) == is_taught
+
+
 @pytest.mark.parametrize(
     ("epochs", "cost", "expected"),
     [

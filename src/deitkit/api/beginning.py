@@ -132,7 +132,7 @@ def _facts(
     kept = cache in ("memory", "disk")
     reasons = [
         request.reasons[name]
-        for name in ("distill.teacher_cache", "distill.view_epochs")
+        for name in ("distill.teacher_cache", "distill.view_epochs", "distill.until")
         if name in request.reasons
     ]
     facts = teacher_facts(
@@ -148,6 +148,7 @@ def _facts(
         teacher_step_s=times.teacher_step_s,
         num_epochs=times.num_epochs,
         num_view_epochs=settled(config.distill.view_epochs) if kept else None,
+        until=settled(config.distill.until),
         storage=cache if kept else "live",
         storage_reason="; ".join(reasons) or "asked for",
         progress=lambda done, total: progress("asking the teacher about views", done, total),

@@ -119,6 +119,9 @@ def fit_to_data(
 
     Both are those that `fit` chooses for these images and this time. A step's own file may still
     set them.
+
+    Raises:
+        ConfigError: STEPS, one takes over a teacher's first stages, and there are none to take.
     """
     from deitkit.models import named_like
     from deitkit.runtime.device import pick_device
@@ -143,6 +146,8 @@ def fit_to_data(
         values = {**shared, **rung}
         token = learns_from_teacher(rung)
         values["model.name"] = named_like(str(values["model.name"]), distilled=token)
+        if values.get("model.init_stem") == "teacher":
+            _check_takes_stages(name, values)
         fitted[name] = values
     if not trains_teacher:
         return fitted, None
@@ -157,6 +162,20 @@ def fit_to_data(
     kept = {k: v for k, v in own.items() if k.partition(".")[0] in ("data", "run", "schedule")}
     about = {"data.image_size": size, "model.name": teacher.value, "model.init": "scratch"}
     return fitted, {**kept, **about}
+
+
+def _check_takes_stages(step: str, rung: Mapping[str, Any]) -> None:
+    """Refuse a step that would change nothing, before the runs that come first."""
+    from deitkit.training.resolution import pooling_width
+
+    if not learns_from_teacher(rung):
+        found, instead = "has no teacher to take stages from", "put +teacher before it"
+    elif pooling_width(build_config(rung)) is None:
+        found = f"{rung['model.name']} has no pooling stages that could begin as a teacher's"
+        instead = "leave the step out, or choose model= with a _quick name"
+    else:
+        return
+    raise ConfigError("STEPS", step, found, instead)
 
 
 def _is_any(name: str, kinds: Sequence[str]) -> bool:

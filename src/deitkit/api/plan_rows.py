@@ -79,7 +79,9 @@ def plan_rows(request: Request, probe: Assembly, teacher_said: str | None) -> li
         ),
     ]
     if config.distill.kind != "none":
+        until = f"{100 * settled(config.distill.until):.0f} % of the epochs"
         rows.append(row("what it teaches", config.distill.kind, "distill.kind"))
+        rows.append(row("how long it teaches", until, "distill.until"))
     rows += [
         row("stored view epochs", _view_epochs(config), "distill.view_epochs"),
         row("decoded images", config.data.image_cache, "data.image_cache"),

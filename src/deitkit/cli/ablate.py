@@ -28,8 +28,8 @@ def ablate(
     deitkit ablate data=photos/ steps=deit_tiny,+teacher teacher=runs/t seeds=5 epochs=30
     deitkit ablate data=photos/ steps=deit_tiny,+teacher,+stem,auto
 
-    +teacher are its decisions alone; +stem lets the student's first stages begin as the teacher's,
-    where they fit; auto is what train does by itself.
+    +teacher are its decisions alone; +stem lets the student's first stages begin as the teacher's
+    (models with a _quick name); auto is what train does by itself.
 
     The same command again goes on where it stopped. Every step of every seed is an ordinary run,
     in out/STEP-seedK.

@@ -246,6 +246,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "views.erasing": (0, 1),
     "views.repeats": (1, 100),
     "distill.weight": (0, 1),
+    "distill.until": (0, 1),
     "distill.temperature": (1e-3, 1e3),
     "optim.batch_size": (2, 10**7),
     "optim.device_batch_size": (1, 10**7),

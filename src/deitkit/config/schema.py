@@ -205,6 +205,10 @@ class DistillConfig:
     first choice (the paper); none. auto: standardised, and soft for two classes."""
     weight: float | Auto = AUTO
     """Share of the teacher in the loss, 0 to 1. The paper: 0.5 for hard, 0.1 for soft."""
+    until: float | Auto = AUTO
+    """Share of the epochs, from the first on, in which the teacher is asked, 0 to 1; after them the
+    student learns from the labels alone, with both heads, and asking costs nothing any more. 0
+    takes nothing of a teacher but the stages that a stem begins as. The paper: 1."""
     temperature: float | Auto = AUTO
     """Softmax temperature, above 0; only the soft kinds read it. The paper's tau: 3. auto: 3, and 2
     for standardised."""

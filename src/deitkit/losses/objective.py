@@ -73,9 +73,16 @@ class DistillationLoss:
             )
         self.kind = kind
         self.weight = weight
+        self._label_loss = label_loss
         self._label_term = LABEL_LOSSES[label_loss]
         self._label_shift_K = label_shift_K
         self._teacher_term = DISTILL_KINDS[kind](temperature=temperature, reduction=reduction)
+
+    def without_teacher(self) -> DistillationLoss:
+        """The same with kind "none": what is left when nobody is asked any more."""
+        return DistillationLoss(
+            "none", label_loss=self._label_loss, label_shift_K=self._label_shift_K
+        )
 
     def __call__(
         self,

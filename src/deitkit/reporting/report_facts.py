@@ -34,7 +34,9 @@ def curves(log: Sequence[Values]) -> list[Any]:
         name: _thinned([(line["epoch"], line[key]) for line in steps if line[key] is not None])
         for name, key in (("label", "label_loss"), ("teacher", "distill_loss"), ("total", "loss"))
     }
-    if not any(value for _, value in losses["teacher"]):
+    # Zero where nobody is asked, or not any more.
+    losses["teacher"] = [point for point in losses["teacher"] if point[1]]
+    if not losses["teacher"]:
         losses = {"loss": losses["total"]}
     sources = sorted({name for line in evaluations for name in line["scores"]})
     words = {"raw": "weights as they are", "ema": "their moving average"}

@@ -20,6 +20,8 @@ class TeacherCost:
     num_epochs: float
     num_view_epochs: int | None
     """Epochs whose views are stored and replayed; None where the teacher is asked every time."""
+    until: float = 1.0
+    """Share of the epochs in which it is asked at all."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the two factors are run times over that of a run without teacher."""
@@ -33,7 +35,8 @@ class TeacherCost:
             "student_steps": per_step,
             "num_epochs": self.num_epochs,
             "num_view_epochs": self.num_view_epochs,
-            "live_factor": 1 + per_step,
+            "until": self.until,
+            "live_factor": 1 + per_step * self.until,
             "cached_factor": None if stored is None else 1 + per_step * stored,
         }
 

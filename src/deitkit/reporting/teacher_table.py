@@ -146,7 +146,10 @@ def _print_notes(console: Console, notes: Sequence[str]) -> None:
 
 
 def _cost(cost: Values) -> str:
-    said = f"{cost['live_factor']:.2f} times that of a run without teacher if it is asked live"
+    said = f"{cost['live_factor']:.2f} times that of a run without teacher"
+    if cost.get("until", 1.0) < 1:
+        return f"{said}, asked in the first {100 * cost['until']:.0f} % of the epochs"
+    said += " if it is asked live"
     if cost["cached_factor"] is None:
         return said
     stored = f"{cost['num_view_epochs']} of {cost['num_epochs']:.0f} epochs"

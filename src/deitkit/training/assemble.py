@@ -189,6 +189,7 @@ def assemble(
     window_bytes = window_bytes_of(config)
     opened = sources or whole_images(dataset, window_bytes=window_bytes)
     num_view_epochs = 0 if config.distill.view_epochs == AUTO else config.distill.view_epochs
+    until = 1.0 if config.distill.until == AUTO else config.distill.until
     steps = TrainSteps(
         opened.images,
         sources=opened.sources,
@@ -205,7 +206,8 @@ def assemble(
         rank=world.rank,
         world_size=world.world_size,
         repeats=config.views.repeats,
-        num_view_epochs=num_view_epochs or None,
+        num_view_epochs=num_view_epochs or None if until == 1 else None,
+        until=until,
         strengths=_strengths(config),
         total_steps=total_steps,
         op_fill=mean_levels(settled(config.data.mean)),
@@ -277,6 +279,7 @@ def assemble(
             label_loss=optim.label_loss,
             label_shift_K=_label_shift(config, dataset, device),
         ),
+        taught_steps=steps.taught_steps,
         schedule=schedule,
         num_classes=num_classes,
         label_smoothing=optim.label_smoothing,

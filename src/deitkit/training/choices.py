@@ -206,11 +206,13 @@ def choose_steps(
     max_epochs: int,
     teacher_step_s: float = 0.0,
     view_epochs: int | None = None,
+    until: float = 1.0,
 ) -> tuple[Choice, Choice]:
     """Steps that fill `seconds`, and the interval of the evaluations, which take a twentieth.
 
     `teacher_step_s` are added to the steps of the first `view_epochs` epochs; 0 is all of them,
-    and with None as many as `choose_view_epochs` will choose.
+    and with None as many as `choose_view_epochs` will choose. With `until` below 1 it is asked in
+    that share of the epochs.
     """
     wanted = int(EVALUATION_SHARE * seconds / max(evaluation_s, 1e-6))
     num_evaluations = max(MIN_EVALUATIONS, min(MAX_EVALUATIONS, wanted))
@@ -223,6 +225,7 @@ def choose_steps(
         steps_per_epoch=steps_per_epoch,
         view_epochs=view_epochs,
         limit=100 * limit,
+        until=until,
     )
     said = f" and {teacher_step_s * 1000:.0f} ms of the teacher" if teacher_step_s else ""
     reason = (

@@ -30,6 +30,7 @@ from deitkit.errors import ConfigError
 from deitkit.flow import Batch
 from deitkit.training.balance import balance_order, occurrences
 from deitkit.training.sizes import Size, SizePhases, one_size
+from deitkit.training.teacher_choices import num_taught_epochs
 from deitkit.training.view_phases import build_view_phases
 
 
@@ -71,6 +72,7 @@ class TrainSteps(Dataset):
         world_size: int,
         repeats: int = 1,
         num_view_epochs: int | None = None,
+        until: float = 1.0,
         strengths: Sequence[float] = (),
         total_steps: int = 1,
         op_fill: int | Sequence[int] = 0,
@@ -81,8 +83,9 @@ class TrainSteps(Dataset):
     ) -> None:
         """`sources` is what views are cut from, whole images where it is left out. `strengths` are
         those of `policy` in equal parts of a run of `total_steps`, full from beginning to end where
-        there are none. `op_fill` are levels for what operations uncover. `on_device` leaves
-        rendering to the training step where the sources are in memory, whole and of one size.
+        there are none. The teacher is asked in the first epochs of it, a share `until`. `op_fill`
+        are levels for what operations uncover. `on_device` leaves rendering to the training step
+        where the sources are in memory, whole and of one size.
 
         Raises:
             ConfigError: STRENGTHS.
@@ -113,9 +116,13 @@ class TrainSteps(Dataset):
         self.num_pairs = -(-fewest // 2)
         """Pairs of different images in the shortest epoch."""
         self.steps_per_epoch = min(-(-len(images) // batch_size), self.num_pairs)
+        num_epochs = -(-total_steps // self.steps_per_epoch)
+        taught_epochs = num_taught_epochs(total_steps / self.steps_per_epoch, until)
+        self.taught_steps = None if until == 1 else taught_epochs * self.steps_per_epoch
+        """The teacher is asked in the first so many; None: in all."""
         self.phases = build_view_phases(
             strengths,
-            num_epochs=-(-total_steps // self.steps_per_epoch),
+            num_epochs=num_epochs,
             num_view_epochs=num_view_epochs,
             repeats=repeats,
         )
@@ -170,6 +177,8 @@ class TrainSteps(Dataset):
         return other
 
     def _is_answered(self, step: int) -> bool:
+        if self.taught_steps is not None and step >= self.taught_steps:
+            return True
         view_epochs, from_step = self._answered
         epoch = step // self.steps_per_epoch
         if self.view_epoch(epoch) in view_epochs:

@@ -64,6 +64,12 @@ class TrainParts:
     device_batch_size: int
     steps_per_epoch: int
     weight_seed: int
+    taught_steps: int | None = None
+    """The teacher is asked in the first so many; None: in all."""
+
+    def teaches(self, step: int) -> bool:
+        """Whether the teacher is asked in a step, and its answers count."""
+        return self.taught_steps is None or step < self.taught_steps
 
     def micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
         """Slices of whole pairs that fit on the device, and whether the gradient is then whole."""

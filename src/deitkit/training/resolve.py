@@ -138,6 +138,7 @@ def resolve_from_clock(
         max_epochs=max_epochs,
         teacher_step_s=teacher_step_s,
         view_epochs=asked_view_epochs(config),
+        until=settled(config.distill.until),
     )
     r.settle("schedule.steps", steps)
     r.settle("schedule.eval_interval", interval)

@@ -30,6 +30,7 @@ def settle_distillation(r: Resolution, *, has_teacher: bool, num_classes: int) -
                 "without a teacher nobody says what these pictures are",
                 "add teacher=auto or teacher=runs/teacher, or leave unlabelled= out",
             )
+        r.settle("distill.until", Choice(1.0, "no teacher"))
         r.settle("distill.view_epochs", Choice(0, "no teacher: every epoch has new views"))
         r.settle("distill.teacher_cache", Choice("off", "no teacher"))
     r.settle("distill.kind", choices.choose_distill_kind(num_classes))
@@ -41,6 +42,15 @@ def settle_distillation(r: Resolution, *, has_teacher: bool, num_classes: int) -
             "use distill.kind=soft",
         )
     r.settle("distill.weight", Choice(0.5, "labels and teacher count the same"))
+    r.settle("distill.until", Choice(1.0, "to the end, as in the paper"))
+    until = r.get("distill.until")
+    if until < 1 and r.config.data.unlabelled is not None:
+        raise ConfigError(
+            "DISTILL",
+            f"distill.until={until:g}",
+            "nobody but the teacher says what the unlabelled pictures are",
+            "leave one of the two out",
+        )
     kind = r.get("distill.kind")
     r.settle("distill.temperature", Choice(2.0 if kind == "standardised" else 3.0, f"for {kind}"))
 
@@ -57,20 +67,24 @@ def settle_view_epochs(
     """V, and whether each strength of the schedule has epochs and views.
 
     Raises:
-        ConfigError: VIEW_EPOCHS, STRENGTHS.
+        ConfigError: VIEW_EPOCHS, CACHE_MODE, STRENGTHS.
     """
     repeats, strengths = r.config.views.repeats, settled(r.config.schedule.strengths)
-    num = choices.choose_view_epochs(
-        num_epochs, step_s=step_s, teacher_step_s=teacher_step_s, repeats=repeats
-    )
-    if r.get("distill.teacher_cache") == "off":
-        num = Choice(0, "without a cache every epoch has new views")
-    if r.get("distill.teacher_cache") in ("memory", "disk") and num.value == 0:
-        every = math.ceil(num_epochs / repeats) * repeats
-        num = Choice(every, "every epoch has new views, and the answers are kept")
-    if 0 < num.value < len(strengths) * repeats:
-        fewest = len(strengths) * repeats
-        num = Choice(fewest, f"{num.reason}; each of the strengths has views of its own")
+    shown_again = settled(r.config.distill.until) == 1
+    if shown_again:
+        num = choices.choose_view_epochs(
+            num_epochs, step_s=step_s, teacher_step_s=teacher_step_s, repeats=repeats
+        )
+        if r.get("distill.teacher_cache") == "off":
+            num = Choice(0, "without a cache every epoch has new views")
+        if r.get("distill.teacher_cache") in ("memory", "disk") and num.value == 0:
+            every = math.ceil(num_epochs / repeats) * repeats
+            num = Choice(every, "every epoch has new views, and the answers are kept")
+        if 0 < num.value < len(strengths) * repeats:
+            fewest = len(strengths) * repeats
+            num = Choice(fewest, f"{num.reason}; each of the strengths has views of its own")
+    else:
+        num = _taught_epochs(r, num_epochs, cost=teacher_step_s / step_s)
     r.settle("distill.view_epochs", num)
     asked = r.get("distill.view_epochs")
     if asked % repeats:
@@ -80,13 +94,41 @@ def settle_view_epochs(
             f"with views.repeats={repeats} so many epochs show all images",
             f"use a multiple of {repeats}",
         )
+    if not shown_again and asked != num.value:
+        raise ConfigError(
+            "VIEW_EPOCHS",
+            f"distill.view_epochs={asked}",
+            f"with distill.until={settled(r.config.distill.until):g} no view is shown again",
+            "leave one of the two out",
+        )
     # Refused now and not when the run is assembled with them, after it was written down.
     build_view_phases(
         strengths,
         num_epochs=math.ceil(num_epochs),
-        num_view_epochs=asked or None,
+        num_view_epochs=(asked or None) if shown_again else None,
         repeats=repeats,
     )
+
+
+def _taught_epochs(r: Resolution, num_epochs: float, *, cost: float) -> Choice:
+    """V of a run whose teacher is asked in the first epochs only: those, or 0 where nothing is
+    kept. `cost` is in steps of the student a step."""
+    until, repeats = settled(r.config.distill.until), r.config.views.repeats
+    taught = choices.num_taught_epochs(num_epochs, until)
+    if taught == 0:
+        r.settle("distill.teacher_cache", Choice("off", "the teacher is not asked"))
+    cache = r.get("distill.teacher_cache")
+    if cache in ("memory", "disk") and taught == 0:
+        raise ConfigError(
+            "CACHE_MODE",
+            f"distill.teacher_cache={cache}",
+            f"with distill.until={until:g} there is no answer to keep",
+            "leave one of the two out",
+        )
+    if cache == "off" or (cache == AUTO and cost < choices.CHEAP_TEACHER):
+        return Choice(0, "every epoch has new views, and nothing is kept")
+    kept = math.ceil(taught / repeats) * repeats
+    return Choice(kept, f"the teacher is asked in {taught} of {num_epochs:.0f} epochs")
 
 
 def settle_teacher_cache(

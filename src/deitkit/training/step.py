@@ -18,13 +18,15 @@ def train_step(state: TrainState, batch: Batch, parts: TrainParts) -> StepDone:
     On CUDA nothing here waits for the device.
     """
     state.model.train()
+    is_taught = parts.teaches(state.step)
+    loss = parts.loss if is_taught else parts.loss.without_teacher()
     losses = LossTerms(*torch.zeros(3, device=parts.device))
     for share, exchanges_gradients in parts.micro_batches(batch):
         images_BCHW, targets_BK = parts.mix(share)
-        teacher_logits_BK = parts.ask_teacher(share, images_BCHW)
+        teacher_logits_BK = parts.ask_teacher(share, images_BCHW) if is_taught else None
         with parts.autocast(), parts.exchange(exchanges_gradients):
             output = parts.student(parts.normalise(images_BCHW), parts.noise(state.step, share))
-            terms = parts.loss(
+            terms = loss(
                 output,
                 targets_BK,
                 teacher_logits_BK,

@@ -39,6 +39,11 @@ def num_asked_epochs(num_epochs: float, *, cost: float) -> float:
     return min(num_epochs, max(share * num_epochs, fewest))
 
 
+def num_taught_epochs(num_epochs: float, until: float) -> int:
+    """Whole epochs in which the teacher is asked, of a run that it teaches for a share of."""
+    return math.ceil(round(until * num_epochs, 6))
+
+
 def steps_within(
     seconds: float,
     *,
@@ -47,17 +52,20 @@ def steps_within(
     steps_per_epoch: int,
     view_epochs: int | None,
     limit: int,
+    until: float = 1.0,
 ) -> int:
     """The most steps, up to `limit`, that end within `seconds`, asking the teacher included.
 
     It is asked in the first `view_epochs` epochs, in all for 0, and for None as many as
-    `num_asked_epochs`.
+    `num_asked_epochs`; where `until` is below 1, in that share of the epochs.
     """
 
     def seconds_of(steps: int) -> float:
+        num_epochs = steps / steps_per_epoch
         asked: float = view_epochs * steps_per_epoch if view_epochs else steps
-        if view_epochs is None:
-            num_epochs = steps / steps_per_epoch
+        if until < 1:
+            asked = steps_per_epoch * num_taught_epochs(num_epochs, until)
+        elif view_epochs is None:
             asked = steps_per_epoch * num_asked_epochs(num_epochs, cost=teacher_step_s / step_s)
         return steps * step_s + min(steps, asked) * teacher_step_s
 

@@ -39,6 +39,7 @@ from deitkit.training.order_choice import MEGABYTE
 from deitkit.training.own_stem import inherit_stem
 from deitkit.training.parts import TrainParts, mean_levels
 from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
+from deitkit.training.resolve_teacher import taught_share
 from deitkit.training.scoring import TeacherSaid, score
 from deitkit.training.sizes import build_phases
 from deitkit.training.sources import OpenSources, whole_images
@@ -189,7 +190,7 @@ def assemble(
     window_bytes = window_bytes_of(config)
     opened = sources or whole_images(dataset, window_bytes=window_bytes)
     num_view_epochs = 0 if config.distill.view_epochs == AUTO else config.distill.view_epochs
-    until = 1.0 if config.distill.until == AUTO else config.distill.until
+    until = taught_share(config)
     steps = TrainSteps(
         opened.images,
         sources=opened.sources,

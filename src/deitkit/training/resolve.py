@@ -24,6 +24,7 @@ from deitkit.training.resolve_teacher import (
     asked_view_epochs,
     settle_distillation,
     settle_view_epochs,
+    taught_share,
 )
 from deitkit.training.start import PUBLIC_MEAN, PUBLIC_STD, SCRATCH, Start
 
@@ -138,7 +139,7 @@ def resolve_from_clock(
         max_epochs=max_epochs,
         teacher_step_s=teacher_step_s,
         view_epochs=asked_view_epochs(config),
-        until=settled(config.distill.until),
+        until=taught_share(config),
     )
     r.settle("schedule.steps", steps)
     r.settle("schedule.eval_interval", interval)

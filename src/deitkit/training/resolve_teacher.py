@@ -61,6 +61,11 @@ def asked_view_epochs(config: RunConfig) -> int | None:
     return 0 if config.distill.teacher_cache == "off" else None
 
 
+def taught_share(config: RunConfig) -> float:
+    """Of the epochs, those in which the teacher is asked; 1 where nothing else is chosen yet."""
+    return 1.0 if config.distill.until == AUTO else config.distill.until
+
+
 def settle_view_epochs(
     r: Resolution, num_epochs: float, *, step_s: float, teacher_step_s: float
 ) -> None:
@@ -70,7 +75,8 @@ def settle_view_epochs(
         ConfigError: VIEW_EPOCHS, CACHE_MODE, STRENGTHS.
     """
     repeats, strengths = r.config.views.repeats, settled(r.config.schedule.strengths)
-    shown_again = settled(r.config.distill.until) == 1
+    until = taught_share(r.config)
+    shown_again = until == 1
     if shown_again:
         num = choices.choose_view_epochs(
             num_epochs, step_s=step_s, teacher_step_s=teacher_step_s, repeats=repeats
@@ -98,7 +104,7 @@ def settle_view_epochs(
         raise ConfigError(
             "VIEW_EPOCHS",
             f"distill.view_epochs={asked}",
-            f"with distill.until={settled(r.config.distill.until):g} no view is shown again",
+            f"with distill.until={until:g} no view is shown again",
             "leave one of the two out",
         )
     # Refused now and not when the run is assembled with them, after it was written down.
@@ -113,7 +119,7 @@ def settle_view_epochs(
 def _taught_epochs(r: Resolution, num_epochs: float, *, cost: float) -> Choice:
     """V of a run whose teacher is asked in the first epochs only: those, or 0 where nothing is
     kept. `cost` is in steps of the student a step."""
-    until, repeats = settled(r.config.distill.until), r.config.views.repeats
+    until, repeats = taught_share(r.config), r.config.views.repeats
     taught = choices.num_taught_epochs(num_epochs, until)
     if taught == 0:
         r.settle("distill.teacher_cache", Choice("off", "the teacher is not asked"))

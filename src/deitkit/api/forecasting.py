@@ -31,13 +31,13 @@ def forecast_run(
     """
     from deitkit.training.forecast import Forecast, Work, in_order, later_seconds
     from deitkit.training.spending import ASKING
-    from deitkit.training.teacher_choices import num_taught_epochs
+    from deitkit.training.teacher_choices import num_taught_steps
 
     steps, per_epoch = settled(config.schedule.steps), probe.steps.steps_per_epoch
     view_epochs, until = settled(config.distill.view_epochs), settled(config.distill.until)
     asked_steps = min(steps, view_epochs * per_epoch) if view_epochs else steps
     if until < 1:
-        asked_steps = min(steps, num_taught_epochs(steps / per_epoch, until) * per_epoch)
+        asked_steps = num_taught_steps(steps, steps_per_epoch=per_epoch, until=until)
     work = Work(
         steps=steps,
         asked_steps=asked_steps if has_teacher else 0,

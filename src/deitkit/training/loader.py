@@ -30,7 +30,7 @@ from deitkit.errors import ConfigError
 from deitkit.flow import Batch
 from deitkit.training.balance import balance_order, occurrences
 from deitkit.training.sizes import Size, SizePhases, one_size
-from deitkit.training.teacher_choices import num_taught_epochs
+from deitkit.training.teacher_choices import num_taught_steps
 from deitkit.training.view_phases import build_view_phases
 
 
@@ -116,13 +116,15 @@ class TrainSteps(Dataset):
         self.num_pairs = -(-fewest // 2)
         """Pairs of different images in the shortest epoch."""
         self.steps_per_epoch = min(-(-len(images) // batch_size), self.num_pairs)
-        num_epochs = -(-total_steps // self.steps_per_epoch)
-        taught_epochs = num_taught_epochs(total_steps / self.steps_per_epoch, until)
-        self.taught_steps = None if until == 1 else taught_epochs * self.steps_per_epoch
+        self.taught_steps: int | None = None
         """The teacher is asked in the first so many; None: in all."""
+        if until < 1:
+            self.taught_steps = num_taught_steps(
+                total_steps, steps_per_epoch=self.steps_per_epoch, until=until
+            )
         self.phases = build_view_phases(
             strengths,
-            num_epochs=num_epochs,
+            num_epochs=-(-total_steps // self.steps_per_epoch),
             num_view_epochs=num_view_epochs,
             repeats=repeats,
         )

@@ -78,17 +78,7 @@ def settle_view_epochs(
     until = taught_share(r.config)
     shown_again = until == 1
     if shown_again:
-        num = choices.choose_view_epochs(
-            num_epochs, step_s=step_s, teacher_step_s=teacher_step_s, repeats=repeats
-        )
-        if r.get("distill.teacher_cache") == "off":
-            num = Choice(0, "without a cache every epoch has new views")
-        if r.get("distill.teacher_cache") in ("memory", "disk") and num.value == 0:
-            every = math.ceil(num_epochs / repeats) * repeats
-            num = Choice(every, "every epoch has new views, and the answers are kept")
-        if 0 < num.value < len(strengths) * repeats:
-            fewest = len(strengths) * repeats
-            num = Choice(fewest, f"{num.reason}; each of the strengths has views of its own")
+        num = _view_epochs(r, num_epochs, step_s=step_s, teacher_step_s=teacher_step_s)
     else:
         num = _taught_epochs(r, num_epochs, cost=teacher_step_s / step_s)
     r.settle("distill.view_epochs", num)
@@ -114,6 +104,25 @@ def settle_view_epochs(
         num_view_epochs=(asked or None) if shown_again else None,
         repeats=repeats,
     )
+
+
+def _view_epochs(
+    r: Resolution, num_epochs: float, *, step_s: float, teacher_step_s: float
+) -> Choice:
+    """V of a run that is taught to its end."""
+    repeats = r.config.views.repeats
+    num = choices.choose_view_epochs(
+        num_epochs, step_s=step_s, teacher_step_s=teacher_step_s, repeats=repeats
+    )
+    if r.get("distill.teacher_cache") == "off":
+        num = Choice(0, "without a cache every epoch has new views")
+    if r.get("distill.teacher_cache") in ("memory", "disk") and num.value == 0:
+        every = math.ceil(num_epochs / repeats) * repeats
+        num = Choice(every, "every epoch has new views, and the answers are kept")
+    fewest = len(settled(r.config.schedule.strengths)) * repeats
+    if 0 < num.value < fewest:
+        num = Choice(fewest, f"{num.reason}; each of the strengths has views of its own")
+    return num
 
 
 def _taught_epochs(r: Resolution, num_epochs: float, *, cost: float) -> Choice:

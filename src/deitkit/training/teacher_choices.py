@@ -44,6 +44,11 @@ def num_taught_epochs(num_epochs: float, until: float) -> int:
     return math.ceil(round(until * num_epochs, 6))
 
 
+def num_taught_steps(steps: int, *, steps_per_epoch: int, until: float) -> int:
+    """Steps of those epochs."""
+    return min(steps, steps_per_epoch * num_taught_epochs(steps / steps_per_epoch, until))
+
+
 def steps_within(
     seconds: float,
     *,
@@ -61,11 +66,11 @@ def steps_within(
     """
 
     def seconds_of(steps: int) -> float:
-        num_epochs = steps / steps_per_epoch
         asked: float = view_epochs * steps_per_epoch if view_epochs else steps
         if until < 1:
-            asked = steps_per_epoch * num_taught_epochs(num_epochs, until)
+            asked = num_taught_steps(steps, steps_per_epoch=steps_per_epoch, until=until)
         elif view_epochs is None:
+            num_epochs = steps / steps_per_epoch
             asked = steps_per_epoch * num_asked_epochs(num_epochs, cost=teacher_step_s / step_s)
         return steps * step_s + min(steps, asked) * teacher_step_s
 

@@ -97,6 +97,12 @@ def test_models_can_be_built(commands):
         (("train", "data=PHOTOS", "teacher=none.pt"), 2, "NO_TEACHER", "out=runs/teacher"),
         (("train", "data=PHOTOS", "distill.kind=soft"), 2, "NO_TEACHER", "teacher="),
         (("train", "data=PHOTOS", *TINY[:1], "image_size=17"), 2, "IMAGE_SIZE", "=16x16"),
+        (
+            ("train", "data=PHOTOS", "model=deit_slim_hybrid_patch8_32", "image_size=4"),
+            2,
+            "IMAGE_SIZE",
+            "=8x8",
+        ),
         (("trian", "data=PHOTOS"), 2, "USAGE", 'Did you mean "train"?'),
         (("tr\nain",), 2, "USAGE", "--help shows the verbs"),
         (("evaluate",), 2, "USAGE", "--run"),

@@ -79,12 +79,21 @@ def test_patches_that_are_no_power_of_two_are_refused_by_the_stem():
 
 
 @pytest.mark.parametrize(
-    ("patch", "stride", "widths"),
-    [(2, 1, (8,)), (4, 1, (8, 32)), (8, 2, (8, 32)), (16, 4, (8, 32))],
+    ("blocks", "patch", "stride", "widths"),
+    [
+        (2, 2, 1, (8,)),
+        (2, 4, 1, (8, 32)),
+        (2, 8, 2, (8, 32)),
+        (2, 16, 4, (8, 32)),
+        (3, 4, 1, (8, 32)),
+        (3, 8, 1, (8, 32, 32)),
+        (3, 16, 2, (8, 32, 32)),
+        (1, 4, 2, (8,)),
+    ],
 )
-def test_parameters_of_the_pooling_stem_by_hand(patch, stride, widths):
+def test_parameters_of_the_pooling_stem_by_hand(blocks, patch, stride, widths):
     """Two 3x3 kernels a block and 2 a norm; the whitening before them learns nothing."""
-    stem = PoolingStem(in_channels=3, embed_dim=64, patch_size=patch, width=8)
+    stem = PoolingStem(in_channels=3, embed_dim=64, patch_size=patch, width=8, num_blocks=blocks)
     expected = widths[-1] * 64 + 64
     before = 24
     for width in widths:
@@ -95,16 +104,41 @@ def test_parameters_of_the_pooling_stem_by_hand(patch, stride, widths):
     assert stem(torch.rand(2, 3, 32, 48)).shape == (2, 32 * 48 // patch**2, 64)
 
 
-def test_the_pooling_stem_computes_the_first_stages_of_a_quick_cnn():
+@pytest.mark.parametrize(("num_blocks", "side", "grid"), [(2, 32, 8), (3, 32, 4), (3, 28, 3)])
+def test_the_pooling_stem_computes_the_first_stages_of_a_quick_cnn(num_blocks, side, grid):
+    """Of 28 pixels three poolings leave 14, 7 and 3: the last row and column of 7 are out."""
     torch.manual_seed(0)
-    network = create_model("quick_cnn_narrow", num_classes=5, image_size=32).eval()
-    stem = PoolingStem(in_channels=3, embed_dim=64, patch_size=4, width=16).eval()
-    stem.blocks.load_state_dict(network.blocks[:2].state_dict())
+    network = create_model("quick_cnn_narrow", num_classes=5, image_size=side).eval()
+    stem = PoolingStem(
+        in_channels=3, embed_dim=64, patch_size=2**num_blocks, width=16, num_blocks=num_blocks
+    ).eval()
+    stem.blocks.load_state_dict(network.blocks[:num_blocks].state_dict())
     torch.nn.init.dirac_(stem.proj.weight)
     torch.nn.init.zeros_(stem.proj.bias)
-    images = torch.rand(2, 3, 32, 32)
-    second_map = network.blocks[:2](network.stem(images))
-    torch.testing.assert_close(stem(images), second_map.flatten(2).mT)
+    images = torch.rand(2, 3, side, side)
+    last_map = network.blocks[:num_blocks](network.stem(images))
+    assert last_map.shape == (2, 64, grid, grid)
+    torch.testing.assert_close(stem(images), last_map.flatten(2).mT)
+
+
+def test_a_hybrid_is_a_quick_one_with_three_stages_before_fewer_tokens():
+    """A third block, 64 to 64 channels twice and two norms, and 7 x 7 less 3 x 3 positions."""
+    quick = create_model("deit_slim_quick_distilled_patch4_28", num_classes=10)
+    hybrid = create_model("deit_slim_hybrid_distilled_patch8_28", num_classes=10)
+    more = 2 * 9 * 64 * 64 + 4 * 64 - (49 - 9) * 64
+    assert num_params(hybrid) - num_params(quick) == more
+    assert hybrid.grid_size == (3, 3)
+    out = hybrid.eval()(torch.rand(2, 3, 28, 28))
+    assert out.cls_logits.shape == out.dist_logits.shape == (2, 10)
+
+
+def test_a_pooling_stem_needs_room_for_one_patch_and_three_stages_at_most():
+    with pytest.raises(ConfigError, match="8 is more than the image width of 4"):
+        create_model("deit_slim_hybrid_patch8_32", image_size=(32, 4))
+    with pytest.raises(ConfigError, match="stem_blocks"):
+        create_model("deit_slim_hybrid_patch8_32", stem_blocks=4)
+    with pytest.raises(ConfigError, match="does not divide"):
+        create_model("deit_slim_conv_patch8_28")
 
 
 def test_with_pool_mean_a_head_reads_its_token_and_the_mean_of_the_patches():

@@ -32,7 +32,8 @@ PROBLEM = {
 def test_every_choice_has_a_reason_and_fits(
     median, above, device, num_images, budget_s, has_teacher, num_cores
 ):
-    """A model that exists, for images of the size chosen, cut by its patches without a rest."""
+    """A model that exists, for images of the size chosen, cut by its patches without a rest but
+    for pooling, which leaves an odd row out."""
     size = model_choices.choose_image_size(median, median + above, device_type=device)
     model = model_choices.choose_model(
         size.value,
@@ -44,7 +45,9 @@ def test_every_choice_has_a_reason_and_fits(
     )
     facts = name_facts(model.value)
     height, width = size.value
-    assert height % facts.patch_size == 0 == width % facts.patch_size
+    cut = facts.patch_size // 2 if "_hybrid_" in model.value else facts.patch_size
+    assert height % cut == 0 == width % cut
+    assert min(height, width) >= facts.patch_size
     assert max(height, width) == facts.image_size
     assert ("_distilled_" in model.value) == has_teacher
     batch = choices.choose_batch_size(num_images, device_type=device)
@@ -192,10 +195,32 @@ def test_the_width_of_a_student_and_its_teacher_by_hand(budget_s, width, size, t
     known = {"num_images": 45_000, "budget_s": budget_s, "num_cores": 2}
     assert model_choices.stem_width_for((32, 32), **known) == width
     model = model_choices.choose_model((32, 32), has_teacher=True, device_type="cpu", **known)
-    assert model.value == f"deit_{size}_quick_distilled_patch4_32"
+    assert model.value == f"deit_{size}_hybrid_distilled_patch8_32"
     own = model_choices.choose_auto_teacher((32, 32), device_type="cpu", stem_width=None, **known)
     assert own.value == teacher
     assert create_model(model.value).patch_embed.blocks[0].conv1.out_channels == width
+
+
+@pytest.mark.parametrize(
+    ("size", "parts", "tokens"),
+    [
+        ((8, 8), "quick_distilled_patch2_8", 16),
+        ((16, 16), "quick_distilled_patch2_16", 64),
+        ((20, 20), "quick_distilled_patch4_20", 25),
+        ((28, 28), "hybrid_distilled_patch8_28", 9),
+        ((32, 32), "hybrid_distilled_patch8_32", 16),
+        ((32, 16), "quick_distilled_patch4_32", 32),
+        ((64, 64), "hybrid_distilled_patch16_64", 16),
+    ],
+)
+def test_all_stages_where_nine_tokens_are_left(size, parts, tokens):
+    choice = model_choices.choose_model(
+        size, num_images=10**6, budget_s=60, has_teacher=True, device_type="cpu", num_cores=2
+    )
+    assert choice.value == f"deit_slim_{parts}" and f"make {tokens + 2} tokens" in choice.reason
+    model = create_model(choice.value, image_size=size)
+    assert model.grid_size[0] * model.grid_size[1] == tokens
+    assert model.patch_embed.stem.stride == create_model("quick_cnn", image_size=size).stem.stride
 
 
 def test_a_teacher_has_the_width_of_a_stem_that_is_known():

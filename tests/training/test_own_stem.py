@@ -54,6 +54,17 @@ def test_the_stem_then_computes_what_the_teacher_computes():
     torch.testing.assert_close(stem.blocks(stem.stem(images)), expected)
 
 
+def test_a_hybrid_begins_as_all_stages_of_the_teacher():
+    ours = student(patch_size=8, stem_blocks=3).eval()
+    theirs = teacher()
+    assert inherit_stem(ours, theirs, SPEC, asked="teacher") is not None
+    images = torch.rand(2, 3, 32, 32)
+    stem = ours.patch_embed
+    last_map = theirs.module.forward_features(images)
+    assert last_map.shape[2:] == ours.grid_size
+    torch.testing.assert_close(stem.blocks(stem.stem(images)), last_map)
+
+
 def test_what_the_student_learns_stays_its_own():
     ours, theirs = student(), teacher()
     inherit_stem(ours, theirs, SPEC, asked="teacher")

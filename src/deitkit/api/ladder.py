@@ -172,7 +172,7 @@ def _check_takes_stages(step: str, rung: Mapping[str, Any]) -> None:
         found, instead = "has no teacher to take stages from", "put +teacher before it"
     elif pooling_width(build_config(rung)) is None:
         found = f"{rung['model.name']} has no pooling stages that could begin as a teacher's"
-        instead = "leave the step out, or choose model= with a _quick name"
+        instead = "leave the step out, or choose model= with _quick or _hybrid in its name"
     else:
         return
     raise ConfigError("STEPS", step, found, instead)

@@ -29,7 +29,7 @@ def ablate(
     deitkit ablate data=photos/ steps=deit_tiny,+teacher,+stem,auto
 
     +teacher are its decisions alone; +stem lets the student's first stages begin as the teacher's
-    (models with a _quick name); auto is what train does by itself.
+    (models with _quick or _hybrid in the name); auto is what train does by itself.
 
     The same command again goes on where it stopped. Every step of every seed is an ordinary run,
     in out/STEP-seedK.

@@ -33,7 +33,7 @@ def export(
     both heads and the temperature are in it. Before it gets its name, all validation images go
     through it, and it must answer as the run does. The web page classifies pictures in the browser:
     static files for any host, which also work offline. timm and Transformers have no models with
-    convolutions (_quick or _conv in the name).
+    convolutions (_quick, _hybrid or _conv in the name).
 
     Parameters
     ----------

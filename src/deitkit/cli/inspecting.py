@@ -33,7 +33,8 @@ def summary(model: str, *, num_classes: int = 1000, image_size: int | None = Non
 
 
 def models() -> int:
-    """List the names of models; deit_{size}[_conv|_quick][_distilled]_patch{P}_{S} works too."""
+    """List the names of models; deit_{size}[_conv|_quick|_hybrid][_distilled]_patch{P}_{S} works
+    too."""
     from deitkit.models import list_models
 
     print("\n".join(list_models()))

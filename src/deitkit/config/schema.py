@@ -135,6 +135,8 @@ class ModelConfig:
     quick_cnn."""
     stem_width: int | None = None
     """Channels of the pooling stem's first stage."""
+    stem_blocks: int | None = None
+    """Stages of the pooling stem, three at most."""
     mlp_conv: bool | None = None
     """Whether a depthwise convolution in each block lets patches hear their neighbours."""
     pool: Literal["token", "mean"] | None = None

@@ -29,6 +29,17 @@ def check_counts(upper: int = MAX_WIDTH, **counts: object) -> None:
             raise _refuse(name, why, "give a value in that range")
 
 
+def check_holds(what: str, patch_size: int, side: int) -> None:
+    """An image side has room for one patch at least.
+
+    Raises:
+        ConfigError: MODEL_OPTION.
+    """
+    if side < patch_size:
+        why = f"{patch_size} is more than the {what} of {side}"
+        raise _refuse("patch_size", why, "choose smaller patches or larger images")
+
+
 def check_numbers(*, above: float, upper: float, **numbers: object) -> None:
     """Each is a finite number above `above` and at most `upper`.
 

@@ -49,9 +49,9 @@ class DeiT(ImageModel):
     projection and both layers of the perceptron, `pos_drop` on the tokens entering block 0.
 
     For small data, and not in the paper: `stem` "conv" makes patch tokens with overlapping
-    convolutions, "pooling" with the first stages of a quick_cnn of `stem_width`; `mlp_conv` lets
-    patches hear their neighbours in each block; with `pool` "mean" a head reads its token plus the
-    mean of all patches.
+    convolutions, "pooling" with the first stages of a quick_cnn of `stem_width`, `stem_blocks` of
+    them at most; `mlp_conv` lets patches hear their neighbours in each block; with `pool` "mean" a
+    head reads its token plus the mean of all patches.
 
     Raises:
         ConfigError: MODEL_OPTION, for an argument that cannot be, before any allocation.
@@ -82,6 +82,7 @@ class DeiT(ImageModel):
         class_token_init: str = "trunc_normal",
         stem: str = "linear",
         stem_width: int = 32,
+        stem_blocks: int = 2,
         mlp_conv: bool = False,
         pool: str = "token",
     ) -> None:
@@ -89,6 +90,7 @@ class DeiT(ImageModel):
         self.image_size = checks.resolve_image_size(image_size)
         checks.check_counts(num_classes=num_classes, in_channels=in_channels)
         self._check_shape(patch_size, embed_dim, depth, num_heads, mlp_ratio)
+        self._check_patches(patch_size, stem)
         checks.check_size(
             depth * (4 + 2 * mlp_ratio) * embed_dim**2
             + embed_dim * (in_channels * patch_size**2 + 2 * num_classes)
@@ -104,6 +106,7 @@ class DeiT(ImageModel):
         checks.check_choice("stem", stem, STEMS)
         checks.check_choice("pool", pool, POOLS)
         checks.check_counts(upper=checks.MAX_WIDTH // 16, stem_width=stem_width)
+        checks.check_counts(upper=3, stem_blocks=stem_blocks)
         if stem != "linear" and patch_size & (patch_size - 1):
             raise ConfigError(
                 "MODEL_OPTION",
@@ -124,6 +127,7 @@ class DeiT(ImageModel):
             embed_dim=embed_dim,
             patch_size=patch_size,
             stem_width=stem_width,
+            stem_blocks=stem_blocks,
         )
         self._build_tokens(distilled, class_token_init)
         self.blocks = nn.ModuleList(
@@ -155,11 +159,17 @@ class DeiT(ImageModel):
         checks.check_counts(patch_size=patch_size, embed_dim=embed_dim, num_heads=num_heads)
         checks.check_counts(upper=checks.MAX_DEPTH, depth=depth)
         checks.check_divides("num_heads", num_heads, "embed_dim", embed_dim)
-        height, width = self.image_size
-        checks.check_divides("patch_size", patch_size, "image height", height)
-        checks.check_divides("patch_size", patch_size, "image width", width)
         checks.check_numbers(above=0, upper=64, mlp_ratio=mlp_ratio)
         checks.check_counts(**{"embed_dim * mlp_ratio": int(embed_dim * mlp_ratio)})
+
+    def _check_patches(self, patch_size: int, stem: str) -> None:
+        height, width = self.image_size
+        if stem == "pooling":
+            checks.check_holds("image height", patch_size, height)
+            checks.check_holds("image width", patch_size, width)
+        else:
+            checks.check_divides("patch_size", patch_size, "image height", height)
+            checks.check_divides("patch_size", patch_size, "image width", width)
         num_patches = height * width // patch_size**2
         if num_patches > checks.MAX_WIDTH:
             raise ConfigError(

@@ -46,10 +46,20 @@ QUICK: dict[str, Any] = {
 """What `_quick` stands for: the first stages of a quick_cnn before the blocks, and heads that read
 all patches. It learns most in few minutes, see docs/experiments.md."""
 
-PARTS: dict[str | None, dict[str, Any]] = {None: {}, "_conv": CONV, "_quick": QUICK}
+HYBRID: dict[str, Any] = {**QUICK, "stem_blocks": 3}
+"""What `_hybrid` stands for: all stages of a quick_cnn before the blocks, so that those see few
+tokens (Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.1, "Hybrid Architecture")."""
+
+PARTS: dict[str | None, dict[str, Any]] = {
+    None: {},
+    "_conv": CONV,
+    "_quick": QUICK,
+    "_hybrid": HYBRID,
+}
 
 _NAME = re.compile(
-    rf"deit_({'|'.join(SIZES)})(_conv|_quick)?(_distilled)?_patch([1-9]\d{{0,3}})_([1-9]\d{{0,4}})"
+    rf"deit_({'|'.join(SIZES)})({'|'.join(filter(None, PARTS))})?(_distilled)?"
+    r"_patch([1-9]\d{0,3})_([1-9]\d{0,4})"
 )
 
 
@@ -62,7 +72,8 @@ def patch_size_for(side: int) -> int:
 
 
 def parse_deit_name(name: str) -> dict[str, Any] | None:
-    """What `deit_{size}[_conv|_quick][_distilled]_patch{P}_{S}` means; None for other names."""
+    """What `deit_{size}[_conv|_quick|_hybrid][_distilled]_patch{P}_{S}` means; None for other
+    names."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -91,15 +102,22 @@ def named_like(name: str, *, distilled: bool, side: int | None = None) -> str:
 
 
 def listed_deit_names() -> list[str]:
-    """The published shapes, then those for images of 8 to 64 px with 16 to 256 patches."""
+    """The published shapes, then those for images of 8 to 64 px with 16 to 256 patches, and with
+    all stages of a quick_cnn before 9 to 16."""
     shapes = [(size, 16, side) for side in (224, 384) for size in ("tiny", "small", "base")]
+    small = ("slim", "shallow", "nano", "micro", "tiny", "small")
     shapes += [
         (f"{size}{parts or ''}", patch, side)
-        for size in ("slim", "shallow", "nano", "micro", "tiny", "small")
-        for parts in PARTS
+        for size in small
+        for parts in (None, "_conv", "_quick")
         for side in (8, 16, 28, 32, 48, 64)
         for patch in (2, 4, 8)
         if side % patch == 0 and 16 <= (side // patch) ** 2 <= 256
+    ]
+    shapes += [
+        (f"{size}_hybrid", 2 * patch_size_for(side), side)
+        for size in small
+        for side in (28, 32, 48, 64)
     ]
     return [
         f"deit_{size}{token}_patch{patch}_{side}"

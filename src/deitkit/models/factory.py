@@ -16,7 +16,8 @@ from deitkit.models.registry import MODELS
 
 
 def list_models() -> list[str]:
-    """Names worth showing. Any `deit_{size}[_conv|_quick][_distilled]_patch{P}_{S}` works too."""
+    """Names worth showing. Any `deit_{size}[_conv|_quick|_hybrid][_distilled]_patch{P}_{S}` works
+    too."""
     return list(MODELS)
 
 

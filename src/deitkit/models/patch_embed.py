@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from deitkit.models.quick_cnn import PoolingBlock, Whitening, input_stride, pooling_blocks
+from deitkit.models.quick_cnn import PoolingBlock, Whitening, pooling_blocks
 
 STEMS = ("linear", "conv", "pooling")
 
@@ -58,8 +58,9 @@ class PoolingStem(nn.Module):
     """The first stages of a `QuickCNN` of the same `width`, down to the patch grid, then a 1x1
     projection.
 
-    A convolution of stride patch_size / 4, then a pooling block for each halving that is left, two
-    of them at most. Dai et al. 2021, CoAtNet, arXiv:2106.04803, section 2.2, put whole stages of
+    A pooling block for each halving, `num_blocks` of them at most; the convolution before them
+    takes the stride that is left. Patches need not divide the image: pooling leaves an odd last
+    row or column out. Dai et al. 2021, CoAtNet, arXiv:2106.04803, section 2.2, put whole stages of
     convolutions before those of attention. Weights of a quick_cnn that was trained at the same
     stride fit unrenamed below `patch_embed.`.
 
@@ -67,9 +68,11 @@ class PoolingStem(nn.Module):
     tokens depend on its batch: on the device's part of it, where gradients are accumulated.
     """
 
-    def __init__(self, *, in_channels: int, embed_dim: int, patch_size: int, width: int) -> None:
+    def __init__(
+        self, *, in_channels: int, embed_dim: int, patch_size: int, width: int, num_blocks: int
+    ) -> None:
         super().__init__()
-        stride = input_stride(patch_size)
+        stride = max(1, patch_size >> num_blocks)
         self.stem = Whitening(in_channels, stride)
         num_halvings = (patch_size // stride).bit_length() - 1
         self.blocks = pooling_blocks(self.stem.out_channels, width, num_halvings)
@@ -83,10 +86,16 @@ class PoolingStem(nn.Module):
 
 
 def build_patch_embed(
-    stem: str, *, in_channels: int, embed_dim: int, patch_size: int, stem_width: int
+    stem: str,
+    *,
+    in_channels: int,
+    embed_dim: int,
+    patch_size: int,
+    stem_width: int,
+    stem_blocks: int,
 ) -> nn.Module:
-    """One of `STEMS`; only the pooling one reads `stem_width`."""
+    """One of `STEMS`; only the pooling one reads `stem_width` and `stem_blocks`."""
     shape = {"in_channels": in_channels, "embed_dim": embed_dim, "patch_size": patch_size}
     if stem == "pooling":
-        return PoolingStem(**shape, width=stem_width)
+        return PoolingStem(**shape, width=stem_width, num_blocks=stem_blocks)
     return ConvStem(**shape) if stem == "conv" else PatchEmbed(**shape)

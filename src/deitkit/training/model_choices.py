@@ -47,32 +47,37 @@ def choose_model(
     num_cores: int,
 ) -> Choice:
     """The largest DeiT that sees every image 30 times within the budget; on a CPU, where there is
-    less time, one block behind pooling stages of `stem_width_for`."""
+    less time, one block behind pooling stages of `stem_width_for`: all three, where the images
+    leave at least nine tokens after them."""
     side = max(image_size)
     patch = patch_size_for(side)
-    num_tokens = (image_size[0] // patch) * (image_size[1] // patch) + 1 + has_teacher
     is_cpu = device_type == "cpu"
     rate = CPU_MACS_PER_SECOND_AND_CORE * num_cores if is_cpu else 5e13
 
+    def num_tokens() -> int:
+        return (image_size[0] // patch) * (image_size[1] // patch) + 1 + has_teacher
+
     def fits(size: str) -> bool:
-        macs = _transformer_macs(num_tokens, **SIZES[size])
+        macs = _transformer_macs(num_tokens(), **SIZES[size])
         return 3 * macs * num_images * MODEL_EPOCHS / rate <= budget_s
 
     size = next(filter(fits, ("tiny", "micro") if is_cpu else ("small",)), None)
+    parts = "_quick" if is_cpu else "_conv"
     if size is None and is_cpu:
         width = stem_width_for(
             image_size, num_images=num_images, budget_s=budget_s, num_cores=num_cores
         )
         size = "shallow" if width == SIZES["shallow"]["stem_width"] else "slim"
+        if patch > 2 and min(image_size) >= 3 * 2 * patch:
+            parts, patch = "_hybrid", 2 * patch
     size = size or "tiny"
     token = " and a distillation token for the teacher" if has_teacher else ""
     return Choice(
-        f"deit_{size}{'_quick' if is_cpu else '_conv'}{'_distilled' if has_teacher else ''}"
-        f"_patch{patch}_{side}",
+        f"deit_{size}{parts}{'_distilled' if has_teacher else ''}_patch{patch}_{side}",
         f"width {SIZES[size]['embed_dim']} fits {num_images} images and {budget_s / 60:.0f} min; "
         "convolutions in stem and blocks help small data "
         "(timm and transformers have no such network to export to); "
-        f"patches of {patch} make {num_tokens} tokens{token}",
+        f"patches of {patch} make {num_tokens()} tokens{token}",
     )
 
 

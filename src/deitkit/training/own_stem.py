@@ -64,7 +64,8 @@ def inherit_stem(
             "INIT_STEM",
             "model.init_stem=teacher",
             found,
-            "use teacher=auto with a model of the _quick names, or leave model.init_stem out",
+            "use teacher=auto and a model with _quick or _hybrid in its name, or leave "
+            "model.init_stem out",
         )
     stem, network = found
     with torch.no_grad():

@@ -234,7 +234,8 @@ def settle_image_size(
     """Settle "data.image_size" by the model's name, its start, or the pictures' own `sizes_N2`.
 
     Raises:
-        ConfigError: IMAGE_SIZE, one that the model's patches do not divide.
+        ConfigError: IMAGE_SIZE, one that the model's patches do not divide, or that has no room for
+            one where a pooling stem makes them.
     """
     name = r.config.model.name
     facts = None if name == AUTO else name_facts(name)
@@ -262,12 +263,14 @@ def settle_image_size(
     r.settle("data.image_size", choice)
     patch = r.config.model.patch_size or (facts.patch_size if facts is not None else None)
     size = as_pair(r.get("data.image_size"))
-    if patch and (size[0] % patch or size[1] % patch):
+    pools = name != AUTO and named_shape(r.config).get("stem") == "pooling"
+    if patch and (min(size) < patch if pools else size[0] % patch or size[1] % patch):
         fitting = tuple(max(patch, patch * round(side / patch)) for side in size)
         raise ConfigError(
             "IMAGE_SIZE",
             f"image_size={size[0]}x{size[1]}",
-            f"the patches of {name} are {patch} pixels, which do not divide it",
+            f"the patches of {name} are {patch} pixels, which do not "
+            + ("fit in" if pools else "divide it"),
             f"use image_size={fitting[0]}x{fitting[1]} or model.patch_size=",
         )
 

@@ -21,20 +21,29 @@ from queue import Queue
 from results_table import hardware, percent_interval, today_and_commit
 
 ARMS = {
-    "slim_quick, as chosen": [],
-    "nano_conv with AdamW, the first choice": ["model=deit_nano_conv_patch{patch}_{side}"],
+    "slim_hybrid, as chosen": [],
+    "nano_conv with AdamW, the first choice": ["model=deit_nano_conv_patch{half}_{side}"],
     "AdamW": ["optim.name=adamw"],
     "Muon, kernels and matrices at the rate of the rest": ["optim.hidden_lr=1"],
     "Muon, twice the rate of kernels and matrices": ["optim.hidden_lr=12"],
     "blocks that begin with chance": ["model.weight_init=kaiming"],
     "heads read their token alone": ["model.pool=token"],
-    "stem of 2 convolutions, group norm": ["model.stem=conv"],
-    "linear stem": ["model.stem=linear"],
+    "two of the three stages, four times the tokens: slim_quick": [
+        "model=deit_slim_quick_patch{half}_{side}"
+    ],
+    "the same with convolutions and group norm for a stem": [
+        "model=deit_slim_quick_patch{half}_{side}",
+        "model.stem=conv",
+    ],
+    "the same with a linear stem": [
+        "model=deit_slim_quick_patch{half}_{side}",
+        "model.stem=linear",
+    ],
+    "a first convolution of twice the stride": ["model=deit_slim_hybrid_patch{twice}_{side}"],
     "no convolution in the MLP": ["model.mlp_conv=false"],
     "MLP twice as wide": ["model.mlp_ratio=4"],
     "two blocks": ["model.depth=2"],
-    "twice as wide: shallow_quick": ["model=deit_shallow_quick_patch{patch}_{side}"],
-    "a quarter of the tokens": ["model=deit_slim_quick_patch{twice}_{side}"],
+    "twice as wide: shallow_hybrid": ["model=deit_shallow_hybrid_patch{patch}_{side}"],
     "batches of 64": ["batch_size=64", "lr=0.016"],
     "half of the learning rate": ["lr=0.004"],
     "twice the learning rate": ["lr=0.016"],
@@ -50,7 +59,7 @@ ARMS = {
     "no transformer: quick_cnn_narrow": ["model=quick_cnn_narrow"],
     "no transformer: small_cnn": ["model=small_cnn"],
 }
-SHAPES = {"cifar10": (4, 32), "fashion_mnist": (4, 28), "imagenette": (8, 64)}
+SHAPES = {"cifar10": (8, 32), "fashion_mnist": (8, 28), "imagenette": (16, 64)}
 
 
 def main() -> None:
@@ -87,11 +96,14 @@ def line_of(a: argparse.Namespace, arm: str, core: int) -> str:
     out = a.out / f"{a.name}-{a.budget}-{list(ARMS).index(arm)}-seed{a.seed}"
     settings = [
         *(f"data={a.data / a.name}", f"budget={a.budget}", f"seed={a.seed}", f"out={out}"),
-        *(one.format(patch=patch, twice=2 * patch, side=side) for one in ARMS[arm]),
+        *(
+            one.format(half=patch // 2, patch=patch, twice=2 * patch, side=side)
+            for one in ARMS[arm]
+        ),
         *(["data.channels=1"] if a.name == "fashion_mnist" else []),
     ]
     if not any(one.startswith(("teacher=", "model=")) for one in settings):
-        settings.append(f"model=deit_slim_quick_patch{patch}_{side}")
+        settings.append(f"model=deit_slim_hybrid_patch{patch}_{side}")
     command = ["taskset", "-c", str(core), sys.executable, "-m", "deitkit", "train", *settings]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=one_thread, capture_output=True, text=True, check=False)

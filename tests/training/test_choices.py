@@ -243,9 +243,11 @@ def test_more_time_never_means_fewer_steps(step_s, evaluation_s, steps_per_epoch
 def test_mixing_and_crops_have_reasons(num_epochs, has_teacher):
     mixup, cutmix = choices.choose_mixing(num_epochs, has_teacher=has_teacher)
     scale = choices.choose_scale(num_epochs)
+    padding = choices.choose_padding(num_epochs)
+    assert padding.value * 32 == (4 if num_epochs >= 30 else 2)
     assert min(mixup.value, cutmix.value) >= 0
     assert 0 < scale.value[0] <= scale.value[1] <= 1
-    assert all(choice.reason for choice in (mixup, cutmix, scale))
+    assert all(choice.reason for choice in (mixup, cutmix, scale, padding))
 
 
 def test_every_chooser_returns_choices():

@@ -73,6 +73,7 @@ USERS = {
     "data.mean": st.just((0.1, 0.2, 0.3)),
     "data.std": st.just((0.4, 0.5, 0.6)),
     "views.crop": st.sampled_from(["none", "padded", "random_resized"]),
+    "views.padding": st.floats(0, 1),
     "views.flip": st.floats(0, 1),
     "views.mixup": st.floats(0, 2),
     "views.cutmix": st.floats(0, 2),

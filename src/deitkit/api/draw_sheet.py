@@ -24,6 +24,7 @@ from deitkit.reporting.contact_sheet import DrawnView, describe_views, show_view
 LONG_RUN: dict[str, Any] = {
     "crop": "random_resized",
     "scale": (0.08, 1.0),
+    "padding": 0.125,
     "flip": 0.5,
     "auto_augment": "rand-m9-mstd0.5-inc1",
     "erasing": 0.25,

@@ -158,8 +158,8 @@ class ViewsConfig:
     """Share of the picture's area a random resized crop covers, least and most. Paper: 0.08,1."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Aspect ratio of a random resized crop, least and most."""
-    padding: float = 0.125
-    """A padded crop moves by up to this share of each side: 4 pixels of 32."""
+    padding: float | Auto = AUTO
+    """A padded crop moves by up to this share of each side: 0.125 is 4 pixels of 32."""
     flip: float | Auto = AUTO
     """Chance of a left-right flip; 0 where mirroring would change the label, as in digits."""
     mixup: float | Auto = AUTO

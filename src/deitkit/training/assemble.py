@@ -343,7 +343,7 @@ def _view_policy(config: RunConfig) -> ViewPolicy:
         crop="none" if views.crop == AUTO else views.crop,
         scale=views.scale if isinstance(views.scale, tuple) else (0.35, 1.0),
         ratio=views.ratio,
-        padding=views.padding,
+        padding=views.padding if isinstance(views.padding, float) else 0.125,
         flip=settled(views.flip),
         mixup=views.mixup if isinstance(views.mixup, float) else 0.0,
         cutmix=views.cutmix if isinstance(views.cutmix, float) else 0.0,

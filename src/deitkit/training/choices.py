@@ -110,8 +110,15 @@ def choose_crop(num_epochs: float, *, is_small: bool) -> Choice:
     if is_small and num_epochs < 10:
         return Choice("none", f"{num_epochs:.0f} epochs: each picture is still new as it is")
     if is_small:
-        return Choice("padded", "small images: shifted by up to an eighth of a side")
+        return Choice("padded", "small images: shifted by a few pixels")
     return Choice("random_resized", "photographs: random resized crops")
+
+
+def choose_padding(num_epochs: float) -> Choice:
+    """Of a padded crop: how far it moves at most, as a share of a side."""
+    if num_epochs >= 30:
+        return Choice(0.125, f"{num_epochs:.0f} epochs: 4 pixels of 32")
+    return Choice(0.0625, f"{num_epochs:.0f} epochs are too few for shifts beyond 2 pixels of 32")
 
 
 def choose_scale(num_epochs: float) -> Choice:

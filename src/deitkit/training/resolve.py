@@ -173,6 +173,7 @@ def _settle_views(r: Resolution, num_epochs: float) -> None:
     r.settle("views.mixup", mixup)
     r.settle("views.cutmix", cutmix)
     r.settle("views.scale", choices.choose_scale(num_epochs))
+    r.settle("views.padding", choices.choose_padding(num_epochs))
     operations, erasing = choices.choose_operations(num_epochs, is_small=is_small)
     r.settle("views.auto_augment", operations)
     r.settle("views.erasing", erasing)

@@ -14,7 +14,7 @@ from deitkit.api.draw_sheet import LONG_RUN, draw_sheet
 from deitkit.augmentation import ViewPolicy, draw_views
 from deitkit.config.recipes import list_recipes
 from deitkit.data import open_dataset
-from deitkit.training.choices import choose_crop, choose_mixing, choose_scale
+from deitkit.training.choices import choose_crop, choose_mixing, choose_padding, choose_scale
 from tests.journeys.commands import installed
 from tests.journeys.conftest import CLASSES, make_folder
 
@@ -79,6 +79,7 @@ def test_default_is_what_train_chooses_for_a_long_run():
     """Of what the choices decide today; RandAugment and erasing are the paper's."""
     mixup, cutmix = choose_mixing(300, has_teacher=False)
     assert choose_crop(300, is_small=False).value == LONG_RUN["crop"]
+    assert choose_padding(300).value == LONG_RUN["padding"]
     assert choose_scale(300).value == LONG_RUN["scale"]
     assert (mixup.value, cutmix.value) == (LONG_RUN["mixup"], LONG_RUN["cutmix"])
     assert LONG_RUN["auto_augment"] == "rand-m9-mstd0.5-inc1"

@@ -239,6 +239,12 @@ def test_more_time_never_means_fewer_steps(step_s, evaluation_s, steps_per_epoch
     assert steps == sorted(steps)
 
 
+@pytest.mark.parametrize(("num_epochs", "crop"), [(6.9, "none"), (7.0, "padded")])
+def test_small_images_are_shifted_from_seven_epochs_on(num_epochs, crop):
+    assert choices.choose_crop(num_epochs, is_small=True).value == crop
+    assert choices.choose_crop(num_epochs, is_small=False).value == "random_resized"
+
+
 @given(st.floats(0.1, 2000), st.booleans())
 def test_mixing_and_crops_have_reasons(num_epochs, has_teacher):
     mixup, cutmix = choices.choose_mixing(num_epochs, has_teacher=has_teacher)

@@ -107,7 +107,7 @@ def choose_fine_tuning_lr(batch_size: int, *, optimizer: str) -> Choice:
 
 def choose_crop(num_epochs: float, *, is_small: bool) -> Choice:
     """Shifts or crops, where there is time to learn from them."""
-    if is_small and num_epochs < 10:
+    if is_small and num_epochs < 7:
         return Choice("none", f"{num_epochs:.0f} epochs: each picture is still new as it is")
     if is_small:
         return Choice("padded", "small images: shifted by a few pixels")

@@ -54,11 +54,11 @@ def choose_model(
     is_cpu = device_type == "cpu"
     rate = CPU_MACS_PER_SECOND_AND_CORE * num_cores if is_cpu else 5e13
 
-    def num_tokens() -> int:
+    def num_tokens(patch: int) -> int:
         return (image_size[0] // patch) * (image_size[1] // patch) + 1 + has_teacher
 
     def fits(size: str) -> bool:
-        macs = _transformer_macs(num_tokens(), **SIZES[size])
+        macs = _transformer_macs(num_tokens(patch), **SIZES[size])
         return 3 * macs * num_images * MODEL_EPOCHS / rate <= budget_s
 
     size = next(filter(fits, ("tiny", "micro") if is_cpu else ("small",)), None)
@@ -77,7 +77,7 @@ def choose_model(
         f"width {SIZES[size]['embed_dim']} fits {num_images} images and {budget_s / 60:.0f} min; "
         "convolutions in stem and blocks help small data "
         "(timm and transformers have no such network to export to); "
-        f"patches of {patch} make {num_tokens()} tokens{token}",
+        f"patches of {patch} make {num_tokens(patch)} tokens{token}",
     )
 
 

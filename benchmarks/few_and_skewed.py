@@ -7,6 +7,8 @@ that are seen often brings.
     taskset -c 0 python benchmarks/few_and_skewed.py stop --seeds 3 --epochs 60 --patience 0 3 5 10
     python benchmarks/few_and_skewed.py stop --data cifar10/ --start deit_tiny.pth --images 30
     taskset -c 0 python benchmarks/few_and_skewed.py often --data cifar10/ --epochs 100 --seeds 2
+    python benchmarks/few_and_skewed.py often --images 40 --epochs 30 --data imagenette/ \\
+        --models deit_micro_quick_patch8_64 deit_micro_hybrid_patch16_64
 
 All images are training images of their set; those that judge are kept aside, as many of each class.
 """
@@ -203,12 +205,13 @@ def stop(args: argparse.Namespace) -> None:
 def often(args: argparse.Namespace) -> None:
     """One seed after the other, so that a run that is stopped has pairs."""
     images, labels = read_images(args.data)
-    names = args.ways.split(";") if args.ways else list(OFTEN)
+    ways = {name: {"model": name} for name in args.models} or OFTEN
+    names = args.ways.split(";") if args.ways else list(ways)
     found: dict[str, list[float]] = {name: [] for name in names}
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         train, kept = take(images, labels, [args.images or 100] * NUM_CLASSES, 500, seed)
         for name in names:
-            settings = {"model": "deit_slim_quick_patch4_32", **OFTEN[name]}
+            settings = {"model": "deit_slim_quick_patch4_32", **ways[name]}
             model = settings.pop("model")
             with tempfile.TemporaryDirectory() as out:
                 run = train_quietly(train, out, args.epochs, seed, model, settings)
@@ -241,6 +244,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--images", type=int, help="of the largest class, or of each, for folds")
     parser.add_argument("--ways", help="of skew and often, with semicolons between")
+    parser.add_argument("--models", nargs="*", default=[], help="of often: networks, not choices")
     parser.add_argument("--patience", type=int, nargs="*", default=[0, 5], help="of stop")
     parser.add_argument("--start", help="of stop: trained weights to begin from, at 64 px")
     args = parser.parse_args()

@@ -67,7 +67,7 @@ def _deitkit_step(shape: Shape, drop_path: float, world: Any) -> Step:
     from deitkit.training.step import train_step
 
     batch = given(shape)
-    dataset = _dataset(shape, batch)
+    dataset = random_dataset(shape, batch)
     settings = {
         "model": shape.name,
         "image_size": shape.side,
@@ -125,7 +125,7 @@ def resolved(settings: dict[str, Any], dataset: Any, *, num_ranks: int = 1) -> A
     return r.config
 
 
-def _dataset(shape: Shape, batch: Given) -> Any:
+def random_dataset(shape: Shape, batch: Given) -> Any:
     from deitkit.data import Dataset, DecodePolicy, ImageSet
     from deitkit.data.report import DataReport
     from deitkit.data.sequence import SequenceStore

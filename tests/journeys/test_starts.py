@@ -102,6 +102,7 @@ def test_the_paper_is_one_preset(commands, photos, tmp_path):
         ("views.auto_augment=rand-m9-x3", "auto_augment"),
         ("views.rand_ops=rotate,twirl", "twirl"),
         ("optim.name=adam", "adamw"),
+        ("run.precision=half", "bfloat16"),
     ],
 )
 def test_a_wrong_word_is_told_before_anything_begins(commands, photos, setting, said, tmp_path):
@@ -114,6 +115,7 @@ def test_a_wrong_word_is_told_before_anything_begins(commands, photos, setting, 
     "settings",
     [
         ("optim.name=muon",),
+        ("run.precision=bfloat16", "optim.name=muon"),
         ("optim.name=sgd", "optim.layer_decay=0.8"),
         ("optim.label_loss=binary", "views.auto_augment=3augment", "views.color_jitter=0.3"),
         ("views.auto_augment=trivial", "views.erasing=1", "views.repeats=2", "views.mixup=0.8"),

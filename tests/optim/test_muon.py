@@ -26,7 +26,7 @@ def polynomial(s: Tensor) -> Tensor:
     return s
 
 
-@pytest.mark.parametrize("shape", [(3, 3), (3, 5), (5, 3)])
+@pytest.mark.parametrize("shape", [(3, 3), (3, 5), (5, 3), (3, 12), (15, 3)])
 def test_singular_values_go_through_the_polynomial_and_vectors_stay(shape):
     torch.manual_seed(0)
     matrix = torch.randn(2, *shape, dtype=torch.float64)

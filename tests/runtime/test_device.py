@@ -9,7 +9,13 @@ import torch
 
 from deitkit.errors import ConfigError
 from deitkit.runtime import memory
-from deitkit.runtime.device import compare_machines, describe_machine, pick_device, precision_for
+from deitkit.runtime.device import (
+    compare_machines,
+    describe_machine,
+    has_bfloat16_units,
+    pick_device,
+    precision_for,
+)
 
 
 def pretend(monkeypatch, *, cuda: int, mps: bool) -> None:
@@ -58,6 +64,16 @@ def test_bf16_only_on_cuda_that_has_it(monkeypatch):
     for has_it, expected in ((True, torch.bfloat16), (False, None)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it, **_: has_it)
         assert precision_for(torch.device("cuda", 0)) == expected
+
+
+def test_a_cpu_without_amx_has_no_units_for_bf16_and_answers_in_float32_with_it(monkeypatch):
+    for found in ({}, {"amx_bf16": False}, {"amx_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert has_bfloat16_units(torch.device("cpu")) is found.get("amx_bf16", False)
+        assert precision_for(torch.device("cpu")) is None
+        assert not has_bfloat16_units(torch.device("mps"))
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not has_bfloat16_units(torch.device("cpu"))
 
 
 def test_machine_is_json_and_equal_to_itself():

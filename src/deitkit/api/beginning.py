@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from deitkit.api.deciding import TeacherCost, TeacherTimes, decide
 from deitkit.api.freeze import Progress, check_same_data, freeze, scan, write_config
 from deitkit.api.image_sources import open_run_sources
+from deitkit.api.precision import settle_precision
 from deitkit.api.request import CHECKPOINT_FOLDER, TEACHER_FACTS_FILE, Request
 from deitkit.api.teaching import find_teacher, teacher_label, train_auto_teacher
 from deitkit.config import RunConfig, settled
@@ -58,8 +59,8 @@ def begin(
         RankNotNeeded: on the ranks that ranks=auto does without; `assembly.world` are those left.
     """
     from deitkit.artifacts.checkpoint import has_checkpoint
-    from deitkit.runtime.device import precision_for
     from deitkit.training.assemble import assemble
+    from deitkit.training.precision import training_dtype
     from deitkit.training.scoring import TeacherSaid
     from deitkit.training.spending import ASKING, CHOOSING, READING, START_UP, TEACHER
 
@@ -70,13 +71,15 @@ def begin(
     if request.resumes:
         check_same_data(request, dataset)
     spending.mark(READING)
+    settle_precision(request, world.device)
     train_auto_teacher(request, dataset, world, train_teacher, progress)
     spending.mark(TEACHER)
     ready = find_teacher(request, dataset, world, told)
     spending.mark(ASKING)
     live, cost, times = None, None, None
     if ready is not None:
-        live = ready.live(autocast_dtype=precision_for(world.device))
+        dtype = training_dtype(request.config.run.precision, world.device)
+        live = ready.live(autocast_dtype=dtype)
         cost = TeacherCost(live.image_size, ready.image_s, live.digest)
 
     def open_sources(config: RunConfig) -> OpenSources:

@@ -134,6 +134,7 @@ def train_events(
     from deitkit.models.hub_names import is_hub_name
     from deitkit.runtime.device import describe_machine
     from deitkit.training.loop import Fit
+    from deitkit.training.precision import BFLOAT16
     from deitkit.training.spending import CHECKPOINTS, EVALUATIONS, STEPS, Spending
 
     spending = Spending(started)
@@ -146,6 +147,8 @@ def train_events(
     machine = describe_machine(world.device)
     if request.config.run.compile is True:
         machine["compile"] = "on"
+    if request.config.run.precision == BFLOAT16:
+        machine["precision"] = BFLOAT16
     warnings = [*request.notes, *begun.dataset.warnings, *assembly.notes]
     if assembly.start is not None:
         warnings.append(f"begins with {assembly.start.summary()}; see {START_REPORT_FILE}")

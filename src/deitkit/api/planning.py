@@ -15,6 +15,7 @@ from deitkit.api.deciding import Decided, TeacherCost, decide
 from deitkit.api.freeze import Progress, no_progress, scan
 from deitkit.api.image_sources import plan_run_sources
 from deitkit.api.plan_rows import PlanRow, plan_rows
+from deitkit.api.precision import settle_precision
 from deitkit.api.race_arms import TITLES
 from deitkit.api.request import CONFIG_FILE, Request, check_new, read_request
 from deitkit.api.teaching import ASK_SHARE, has_teacher, open_asked, read_auto_request
@@ -123,6 +124,7 @@ def _plan(
     spending.mark(START_UP)
     dataset = scan(request.config, request.source, progress)
     spending.mark(READING)
+    settle_precision(request, world.device)
     opened = _Opened(dataset, world, request.notes.append, progress)
     teacher, teacher_said = None, None
     if has_teacher(request.config):
@@ -208,6 +210,7 @@ def _teacher(
         )
         spending.mark(TEACHER)
         return classifier, None
+    settle_precision(own, world.device)
     spent = Spending(time.monotonic())
     images = replace(opened.dataset, unlabelled=None)
     decided = decide(
@@ -238,9 +241,9 @@ def _time_teacher(
 ) -> TeacherCost:
     """Ask about a few clean images, and have `spending` expect what training asks before its first
     step."""
-    from deitkit.runtime.device import precision_for
     from deitkit.teachers.class_match import match_classes
     from deitkit.teachers.live import block_size_for
+    from deitkit.training.precision import training_dtype
     from deitkit.training.resolve import budget_s
     from deitkit.training.spending import ASKING
     from deitkit.training.teacher_asking import MIN_ASKED_IMAGES, ask_in_time, num_fit_images
@@ -249,7 +252,7 @@ def _time_teacher(
         classifier,
         dataset.val,
         max_seconds=0.0,
-        autocast_dtype=precision_for(classifier.device),
+        autocast_dtype=training_dtype(request.config.run.precision, classifier.device),
         progress=progress,
         min_images=NUM_ASKED_BLOCKS * block_size_for(classifier.device),
     )

@@ -51,6 +51,7 @@ SHARED_SETTINGS = (
     "run.seed",
     "run.device",
     "run.workers",
+    "run.precision",
 )
 """What teacher=auto is trained with as its student will be."""
 
@@ -130,7 +131,7 @@ def find_teacher(
     """
     if not has_teacher(request.config):
         return None
-    from deitkit.runtime.device import precision_for
+    from deitkit.training.precision import training_dtype
     from deitkit.training.resolve import budget_s
     from deitkit.training.teacher_ready import load_ready, prepare_teacher, save_ready
 
@@ -150,7 +151,7 @@ def find_teacher(
             channels=request.config.data.channels,
             seed=request.config.run.seed,
             max_seconds=ASK_SHARE * budget_s(request.config),
-            autocast_dtype=precision_for(world.device),
+            autocast_dtype=training_dtype(request.config.run.precision, world.device),
             progress=progress,
         )
         save_ready(ready, request.folder)

@@ -115,9 +115,10 @@ def verify_resume(
 def _arm_maker(config: RunConfig, dataset: Any, folder: Path) -> Callable[[], _Arm]:
     """What builds an arm anew; the teacher's answers are kept in memory, not in the run's cache."""
     from deitkit.api.teaching import open_own_teacher
-    from deitkit.runtime.device import pick_device, precision_for
+    from deitkit.runtime.device import pick_device
     from deitkit.runtime.world import World
     from deitkit.training.assemble import assemble
+    from deitkit.training.precision import training_dtype
     from deitkit.training.scoring import TeacherSaid
 
     world = World(device=pick_device(config.run.device))
@@ -136,7 +137,7 @@ def _arm_maker(config: RunConfig, dataset: Any, folder: Path) -> Callable[[], _A
                 sources=sources,
                 teacher=None
                 if ready is None
-                else ready.live(autocast_dtype=precision_for(world.device)),
+                else ready.live(autocast_dtype=training_dtype(config.run.precision, world.device)),
                 said=None if ready is None else TeacherSaid(ready.val_indices, ready.val_NK),
             )
         )

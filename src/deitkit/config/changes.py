@@ -21,6 +21,7 @@ FREE = {
     "run.device",
     "run.overwrite",
     "run.accept_changes",
+    "run.precision",
     "run.compile",
     "run.require_exact",
     "run.log_interval",

@@ -342,6 +342,10 @@ class RunSection:
     than one process with all threads. Short: ranks."""
     device: str = AUTO
     """auto takes CUDA, then Apple's MPS, then the CPU. Short: device."""
+    precision: Literal["auto", "float32", "bfloat16"] = AUTO
+    """What the products of training are computed in, the teacher's too; weights, gradients and
+    averages are float32. auto: bfloat16 on CUDA that has it and on CPUs with AMX, which answer
+    validation images in float32 all the same."""
     compile: bool | Auto = AUTO
     """Compile the student's transformer blocks for training (torch.compile; needs a C++ compiler).
     It takes about a minute before the first step. auto: on CUDA where training takes ten minutes or

@@ -42,9 +42,20 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     return device
 
 
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Whether products of bfloat16 are computed as such: CUDA that has it, CPUs with AMX. Others
+    emulate it, on a CPU many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Not in torch 2.9.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "cpu" and bool(capabilities.get("amx_bf16", False))
+
+
 def precision_for(device: torch.device) -> torch.dtype | None:
-    """The autocast dtype: bfloat16 on CUDA that has it; None (plain float32) everywhere else."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+    """The autocast dtype of evaluations: bfloat16 on CUDA that has it; None, which is plain
+    float32, everywhere else, so that answers are those of an export on the CPU."""
+    if device.type == "cuda" and has_bfloat16_units(device):
         return torch.bfloat16
     return None
 

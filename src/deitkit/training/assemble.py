@@ -29,7 +29,6 @@ from deitkit.optim import (
     scaled_lr,
 )
 from deitkit.runtime.compiler import compiler_fault
-from deitkit.runtime.device import precision_for
 from deitkit.runtime.world import World
 from deitkit.teachers import LiveTeacher, NoTeacher
 from deitkit.teachers.classifier import lay_out
@@ -38,6 +37,7 @@ from deitkit.training.loader import TrainSteps, check_shares
 from deitkit.training.order_choice import MEGABYTE
 from deitkit.training.own_stem import inherit_stem
 from deitkit.training.parts import TrainParts, mean_levels
+from deitkit.training.precision import training_dtype
 from deitkit.training.resolve import as_pair, evaluation_preprocessing, model_arguments
 from deitkit.training.resolve_teacher import taught_share
 from deitkit.training.scoring import TeacherSaid, score
@@ -268,7 +268,7 @@ def assemble(
     parts = TrainParts(
         world=world,
         device=device,
-        autocast_dtype=precision_for(device),
+        autocast_dtype=training_dtype(config.run.precision, device),
         student=world.wrap(model),
         teacher=teaching,
         render=steps.rendered,

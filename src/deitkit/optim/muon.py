@@ -38,11 +38,12 @@ def orthogonalise(matrices_MRS: Tensor) -> Tensor:
     x_MRS = x_MRS / x_MRS.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     is_exact = x_MRS.dtype in (torch.float32, torch.float64)
     is_long = x_MRS.shape[2] >= LONG_RATIO * x_MRS.shape[1]
-    x_MRS = _iterate_gram(x_MRS) if is_exact and is_long else _iterate(x_MRS)
+    x_MRS = iterate_gram(x_MRS) if is_exact and is_long else iterate(x_MRS)
     return x_MRS.mT if is_tall else x_MRS
 
 
-def _iterate(x_MRS: Tensor) -> Tensor:
+def iterate(x_MRS: Tensor) -> Tensor:
+    """Those steps on [M, R, S] of norm 1, R no more than S."""
     a, b, c = COEFFICIENTS
     for _ in range(NUM_ITERATIONS):
         gram_MRR = x_MRS @ x_MRS.mT
@@ -51,7 +52,7 @@ def _iterate(x_MRS: Tensor) -> Tensor:
     return x_MRS
 
 
-def _iterate_gram(x_MRS: Tensor) -> Tensor:
+def iterate_gram(x_MRS: Tensor) -> Tensor:
     """The same on X X^T alone: all its polynomials commute, so X is multiplied once, at the end."""
     a, b, c = COEFFICIENTS
     gram_MRR = x_MRS @ x_MRS.mT

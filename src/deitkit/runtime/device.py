@@ -47,9 +47,11 @@ def has_bfloat16_units(device: torch.device) -> bool:
     emulate it, on a CPU many times slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     # Not in torch 2.9.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return device.type == "cpu" and bool(capabilities.get("amx_bf16", False))
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", False))
 
 
 def precision_for(device: torch.device) -> torch.dtype | None:

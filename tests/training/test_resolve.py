@@ -56,8 +56,10 @@ def resolve(settings: dict[str, object], data: Dataset = SMALL, **clock: float) 
 def test_nothing_stays_undecided_and_all_has_a_reason(settings):
     r = resolve(settings)
     open_names = {n for n, v in flatten(r.config).items() if v == AUTO}
-    # With a number of epochs nobody needs a budget, and the reverse; `device` is picked later.
-    assert open_names <= {"schedule.epochs", "schedule.budget", "run.device"}
+    # With a number of epochs nobody needs a budget, and the reverse; `device` is picked later, and
+    # with it the precision is, before a teacher is asked (api/precision.py).
+    undecided = {"schedule.epochs", "schedule.budget", "run.device", "run.precision"}
+    assert open_names <= undecided
     before = flatten(build_config(settings))
     changed = {n for n, v in flatten(r.config).items() if v != before[n]}
     assert changed - {"data.image_size"} <= set(r.reasons)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from deitkit.config import AUTO
 from deitkit.runtime.device import precision_for
 from deitkit.training.choice import Choice
 
@@ -21,8 +20,8 @@ def choose_precision(*, device_type: str, has_units: bool) -> Choice:
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The autocast dtype of `run.precision`, None for plain float32; where it is still open, the
-    one of evaluations."""
-    if precision == AUTO:
-        return precision_for(device)
-    return torch.bfloat16 if precision == BFLOAT16 else None
+    """The autocast dtype of `run.precision`, None for plain float32; where it is still open, as
+    where parts are put together by hand, the one of evaluations."""
+    if precision == FLOAT32:
+        return None
+    return torch.bfloat16 if precision == BFLOAT16 else precision_for(device)

@@ -16,7 +16,7 @@ def choose_precision(*, device_type: str, has_units: bool) -> Choice:
     if not has_units:
         return Choice(FLOAT32, f"this {device_type} has no units for bfloat16")
     units = "AMX" if device_type == "cpu" else device_type
-    return Choice(BFLOAT16, f"its products have units of their own in {units}; weights stay float32")
+    return Choice(BFLOAT16, f"there are units for it here: {units}; weights stay float32")
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype | None:
